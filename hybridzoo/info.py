@@ -1,0 +1,83 @@
+"""`model_info`: what is known of a model, without downloading anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hybridzoo import registry
+from hybridzoo.registry import Weights
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts of one registered model. `parameters` and `flops` build it on the meta device at first use."""
+
+    name: str
+    family: str
+    title: str
+    task: str
+    summary: str
+    config: Mapping[str, Any]
+    paper: str
+    source: str
+    license: str
+    tags: Mapping[str, Weights]
+
+    @cached_property
+    def _meta(self) -> Any:
+        from hybridzoo.loading import build_model
+
+        return build_model(self.name, device="meta").eval()
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of parameters, buffers not counted."""
+        return sum(p.numel() for p in self._meta.parameters())
+
+    @cached_property
+    def flops(self) -> int:
+        """Floating-point operations of one forward of one sample (`example_inputs`), a multiply-add counted as two."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self._meta(**self._meta.example_inputs(batch_size=1))
+        return counter.get_total_flops()
+
+    def to_dict(self, *, measure: bool = True) -> dict[str, Any]:
+        """A plain dictionary; `measure=False` leaves out what needs the model to be built."""
+        facts = {
+            k: v for k, v in self.__dict__.items() if not k.startswith("_") and k not in ("parameters", "flops", "tags")
+        }
+        facts["config"] = dict(self.config)
+        facts["tags"] = {
+            tag: dict(w.__dict__, config=dict(w.config), metrics=dict(w.metrics)) for tag, w in self.tags.items()
+        }
+        if measure:
+            facts |= {"parameters": self.parameters, "flops": self.flops}
+        return facts
+
+
+def model_info(name: str) -> ModelInfo:
+    """Facts of the model `name` (a tag is accepted and ignored).
+
+    Raises:
+        UnknownNameError: no such model; the nearest names are given.
+    """
+    model, _ = registry.get_model(name)
+    family = registry.get_family(model.family)
+    return ModelInfo(
+        name=model.name,
+        family=family.name,
+        title=family.title,
+        task=model.task,
+        summary=model.summary,
+        config=model.config,
+        paper=family.paper,
+        source=family.source,
+        license=family.license,
+        tags=model.tags,
+    )

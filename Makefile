@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all set-up themselves, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help demo test lint types generated docs-tables gpu-test clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.demo: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hybridzoo needs Python 3.11 or newer, found " + sys.version.split()[0] + "; run make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[train,eval]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.demo  ## build, evaluate and rank the zoo's own checkpoints offline; prints the page to open
+	HF_HUB_OFFLINE=1 $(BIN)/hybridzoo demo
+
+test: $(VENV)/.dev  ## the whole test suite, offline, on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(ARGS)
+
+gpu-test:  ## tests that need a CUDA device, with the Python that has torch for it
+	$(PYTHON) -m pytest -m gpu $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff: style and formatting
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## pyright over the package
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,74 @@
+"""Makes the embedded data files from the originals. Deterministic: the same input gives the same bytes.
+
+python -m hybridzoo.data.embedded.make vader DIR_WITH_THE_FOUR_GROUND_TRUTH_FILES
+python -m hybridzoo.data.embedded.make fashion_mnist DIR_WITH_THE_FOUR_IDX_FILES
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+VADER_FILES = {
+    "tweets": "tweets_GroundTruth.txt",
+    "movies": "movieReviewSnippets_GroundTruth.txt",
+    "amazon": "amazonReviewSnippets_GroundTruth.txt",
+    "nyt": "nytEditorialSnippets_GroundTruth.txt",
+}
+FASHION_PER_CLASS = {"train": 100, "validation": 20, "test": 50}
+FASHION_SEED = 42
+
+
+def make_vader(source: Path) -> Path:
+    """All rows of the four files in one table: source, id, mean rating, text; rows and texts as they are."""
+    lines = []
+    for name, file in VADER_FILES.items():
+        for row in (source / file).read_text(encoding="utf-8").splitlines():
+            number, rating, text = row.split("\t", 2)
+            lines.append(f"{name}\t{number}\t{rating}\t{text.strip()}\n")
+    target = HERE / "vader.tsv.bz2"
+    target.write_bytes(bz2.compress("".join(lines).encode("utf-8"), 9))
+    return target
+
+
+def make_fashion_mnist(source: Path) -> Path:
+    """A seeded, class-balanced draw: train and validation from the train part, test from the test part."""
+    from hybridzoo.data.readers.idx import read_idx
+
+    random = np.random.RandomState(FASHION_SEED)
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, parts in (("train", ("train", "validation")), ("t10k", ("test",))):
+        images = read_idx(source / f"{prefix}-images-idx3-ubyte.gz")
+        labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
+        chosen: dict[str, list[int]] = {part: [] for part in parts}
+        for label in range(10):
+            rows = random.permutation(np.flatnonzero(labels == label))
+            for part in parts:
+                chosen[part] += rows[: FASHION_PER_CLASS[part]].tolist()
+                rows = rows[FASHION_PER_CLASS[part] :]
+        for part, rows in chosen.items():
+            rows = np.sort(rows)
+            arrays |= {
+                f"{part}_images": images[rows],
+                f"{part}_labels": labels[rows],
+                f"{part}_rows": rows.astype(np.int32),
+            }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # numpy writes a fixed date into the archive, so the bytes are reproducible
+    target = HERE / "fashion_mnist_mini.npz.xz"
+    target.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    return target
+
+
+if __name__ == "__main__":
+    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist}
+    if len(sys.argv) != 3 or sys.argv[1] not in makers:
+        sys.exit(__doc__)
+    made = makers[sys.argv[1]](Path(sys.argv[2]))
+    print(f"{made}: {made.stat().st_size:,} bytes")

@@ -155,7 +155,8 @@ _SETS = (
         license="of your data",
         source="local folder",
         protocols=("given", "90/5/5"),
-        needs="root = a folder with train/<class>/*.jpg, and val/ or validation/ and test/ likewise; or <class>/*.jpg alone, "
+        needs="root = a folder with train/<class>/*.jpg, and val/ or validation/ and test/ likewise; or "
+        "<class>/*.jpg alone, "
         "which is split 90/5/5",
         options=(*_IMAGE_OPTIONS, "label_names"),
     ),
@@ -167,7 +168,8 @@ _SETS = (
         license="of your data",
         source="local folder",
         protocols=("official",),
-        needs="root = a folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and the same two with t10k-",
+        needs="root = a folder with train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz] and the same two "
+        "with t10k-",
         options=("label_names",),
     ),
     DataSpec(
@@ -178,7 +180,8 @@ _SETS = (
         license="of your data",
         source="local file",
         protocols=("given", "90/5/5"),
-        needs="root = a .csv or .tsv file with a header (columns text and label, or name them with text_column= and label_column=), "
+        needs="root = a .csv or .tsv file with a header (columns text and label, or name them with text_column= "
+        "and label_column=), "
         "which is split 90/5/5; or a folder with train.csv, validation.csv and test.csv",
         options=(*_TEXT_OPTIONS, "delimiter"),
     ),
@@ -190,7 +193,8 @@ _SETS = (
         license="of your data",
         source="local file",
         protocols=("given", "90/5/5"),
-        needs='root = a .jsonl file with one object a line ({"text": …, "label": …}), which is split 90/5/5; or a folder with '
+        needs='root = a .jsonl file with one object a line ({"text": …, "label": …}), which is split 90/5/5; or a '
+        "folder with "
         "train.jsonl, validation.jsonl and test.jsonl",
         options=_TEXT_OPTIONS,
     ),

@@ -30,6 +30,10 @@ class DataError(HybridzooError, ValueError):
     """A data set that is missing, empty or broken beyond what can be counted and skipped."""
 
 
+class TrainingError(HybridzooError, RuntimeError):
+    """A training that cannot start or go on: a run folder of another run, a loss that is not finite, a full disk."""
+
+
 class InputError(HybridzooError, ValueError):
     """A model input of the wrong shape, dtype or range."""
 

@@ -1,29 +1,33 @@
 """The Inception mixer of iFormer: convolution and max-pooling beside self-attention, on separate channels.
 
 Shape legend: B batch, H W feature map, C width of the block, a attention heads, d head width, `low = a * d` channels
-for attention, `high = C - low` channels for convolution and pooling. Tensors between these modules are (B, C, H, W) in
-the channels_last memory format, so the permutes to (B, H, W, C) below are views, not copies.
+for attention, `high = C - low` channels for convolution and pooling. Maps are (B, H, W, C) throughout: 1x1 convolutions
+are matrix products over the last axis that read a slice of channels in place, and nothing is concatenated before the
+last depthwise convolution, which reads the paths where they lie.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
+from hybridzoo.ops.max_pool3x3 import max_pool3x3
+
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution computed as a matrix product over the channels-last view.
+    """A 1x1 convolution of a channels-last map, as a matrix product: (B, H, W, C_in) -> (B, H, W, C_out).
 
-    Same parameters and result as `nn.Conv2d(kernel_size=1)`. A channel slice of a channels_last map is a strided
-    matrix, which a matrix product reads in place, where a convolution would first copy it.
+    Same parameters as `nn.Conv2d(kernel_size=1)`. A channel slice of a map is a strided matrix, which a matrix product
+    reads in place, where a convolution would first copy it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        rows = x.reshape(-1, x.shape[3])  # a view also of a slice, so that the bias is added by the product's epilogue
+        return F.linear(rows, self.weight.flatten(1), self.bias).view(*x.shape[:3], -1)
 
 
 class DropPath(nn.Module):
@@ -58,29 +62,28 @@ class Mlp(nn.Module):
 
 
 class HighFrequencyMixer(nn.Module):
-    """Convolution on the first half of the channels, max-pooling on the second; twice as many channels come out.
+    """Convolution on the first half of the channels, max-pooling on the second; each gives twice its channels.
 
     Args:
-        high: channels in, even. (B, high, H, W) -> (B, 2 * high, H, W).
+        high: channels in, even. Two maps (B, H, W, high / 2) -> two maps (B, H, W, high).
     """
 
     def __init__(self, high: int) -> None:
         super().__init__()
-        half = high // 2
+        self.in_channels = (high // 2, high // 2)
         self.out_channels = 2 * high
-        self.conv1 = PointwiseConv2d(half, high, bias=False)
+        self.conv1 = PointwiseConv2d(high // 2, high, bias=False)
         self.proj1 = nn.Conv2d(high, high, kernel_size=3, padding=1, groups=high, bias=False)
-        self.proj2 = PointwiseConv2d(half, high)
+        self.proj2 = PointwiseConv2d(high // 2, high)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for_conv, for_pool = x.chunk(2, dim=1)
-        convolved = self.proj1(self.conv1(for_conv))
-        pooled = self.proj2(F.max_pool2d(for_pool, kernel_size=3, stride=1, padding=1))
-        return F.gelu(torch.cat((convolved, pooled), dim=1))
+    def forward(self, for_conv: Tensor, for_pool: Tensor) -> tuple[Tensor, Tensor]:
+        convolved = depthwise_conv2d(self.conv1(for_conv), self.proj1.weight, epilogue="gelu")
+        pooled = F.gelu(self.proj2(max_pool3x3(for_pool)))
+        return convolved, pooled
 
 
 class AttentionMixer(nn.Module):
-    """Multi-head self-attention over a pooled map, without an output projection, brought back to the map's size.
+    """Multi-head self-attention over a pooled map, without an output projection: (B, H, W, C) -> (B, h, w, C).
 
     The pooled map keeps its own height and width, so rectangular and odd maps work; an odd last row or column is not
     seen by the 2x2 pooling (as in the original's pooling layer) but still receives the upsampled result.
@@ -88,7 +91,8 @@ class AttentionMixer(nn.Module):
     Args:
         channels: channels in and out; `num_heads` divides it.
         num_heads: a. The scale is (channels / num_heads) ** -0.5.
-        pool_size: 2 averages 2x2 windows before the attention and upsamples (nearest) after it; 1 does neither.
+        pool_size: 2 averages 2x2 windows before the attention (h = H // 2); whoever reads the result upsamples it,
+            nearest. 1 does neither.
         qkv_bias: bias of the joint query, key and value projection.
     """
 
@@ -96,19 +100,18 @@ class AttentionMixer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.pool_size = pool_size
+        self.in_channels = (channels,)
         self.out_channels = channels
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
+    def forward(self, x: Tensor) -> tuple[Tensor]:
         if self.pool_size > 1:
-            x = F.avg_pool2d(x, self.pool_size)
-        h = x.shape[2]
-        qkv = self.qkv(x.permute(0, 2, 3, 1).flatten(1, 2))  # (B, N, 3 * C), N = h * w in row-major order
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, a, N, d)
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C), channels by head
-        y = y.unflatten(1, (h, -1)).permute(0, 3, 1, 2)
-        return F.interpolate(y, size=size, mode="nearest") if self.pool_size > 1 else y
+            x = F.avg_pool2d(x.permute(0, 3, 1, 2), self.pool_size).permute(0, 2, 3, 1)
+        size = x.shape[:3]
+        qkv = self.qkv(x.reshape(-1, x.shape[3]))  # (B * N, 3 * C), N = h * w in row-major order
+        q, k, v = qkv.view(size[0], -1, 3, self.num_heads, x.shape[3] // self.num_heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, a, N, d)
+        return (y.transpose(1, 2).reshape(*size, -1),)  # channels by head
 
 
 class InceptionMixer(nn.Module):
@@ -154,7 +157,6 @@ class InceptionMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        high, low = x.permute(0, 3, 1, 2).split((self.high, self.low), dim=1)
-        y = torch.cat((self.high_mixer(high), self.low_mixer(low)), dim=1)
-        y = y + self.conv_fuse(y)
-        return self.proj_drop(self.proj(y)).permute(0, 2, 3, 1)
+        *high, low = x.split((*self.high_mixer.in_channels, self.low), dim=3)
+        parts = (*self.high_mixer(*high), *self.low_mixer(low))
+        return self.proj_drop(self.proj(depthwise_conv2d(parts, self.conv_fuse.weight, epilogue="residual")))

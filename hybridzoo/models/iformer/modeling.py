@@ -56,7 +56,8 @@ class IFormerForImageClassification(ZooModel):
         """Classify images.
 
         Args:
-            pixel_values: (B, num_channels, H, W), normalised floats; any H and W above twice the stem's stride.
+            pixel_values: (B, num_channels, H, W), normalised floats; any H and W above twice the stem's stride. A model
+                of grey images also takes (B, 3, H, W), as transformers' processors make it, and averages the channels.
             labels: (B,) integers; or (B, num_labels) floats, class probabilities (mixup), or targets between 0 and 1 if
                 `config.problem_type` is "multi_label_classification"; or values if it is "regression".
             output_hidden_states: also return the four stages' maps (B, C_k, H_k, W_k).
@@ -72,6 +73,8 @@ class IFormerForImageClassification(ZooModel):
         weight = self.iformer.patch_embed.proj1.weight
         if isinstance(pixel_values, Tensor) and pixel_values.is_floating_point():
             pixel_values = pixel_values.to(weight.dtype)
+            if self.config.num_channels == 1 and pixel_values.ndim == 4 and pixel_values.shape[1] == 3:
+                pixel_values = pixel_values.mean(1, keepdim=True)
         if output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states:
             features, stages = self.iformer.forward_intermediates(pixel_values)
             hidden_states: tuple[Tensor, ...] | None = tuple(stages)

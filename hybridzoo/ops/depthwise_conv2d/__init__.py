@@ -1,0 +1,113 @@
+"""Depthwise 3x3 convolution of channels-last maps, with its neighbours fused: concatenation, upsampling, GELU, residual.
+
+Floor (forward, bf16): 4 bytes an element, one read and one write. cuDNN's channels-last depthwise kernels and the
+separate concatenation, addition and GELU move three to six times that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops.depthwise_conv2d.reference import depthwise_conv2d_reference
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+
+EPILOGUES = ("none", "gelu", "residual")
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def depthwise_conv2d(
+    x: Tensor | Sequence[Tensor], weight: Tensor, *, epilogue: str = "none", backend: str = AUTO
+) -> Tensor:
+    """3x3 depthwise convolution, stride 1, zero padding 1, no bias, over the last axis as channels.
+
+    Args:
+        x: (B, H, W, C), or a sequence of maps (B, h_i, w_i, C_i) of one dtype that stands for their concatenation over
+            channels. The first sets H and W; the others may be smaller and are upsampled (nearest).
+        weight: (C, 1, 3, 3) as in `nn.Conv2d(C, C, 3, groups=C)`, any floating dtype (the sums are fp32 at least).
+        epilogue: "none": conv(x); "gelu": exact GELU of conv(x); "residual": x + conv(x).
+        backend: "auto", or a name from `hybridzoo doctor`.
+
+    Returns:
+        (B, H, W, C) in x's dtype.
+
+    Raises:
+        InputError: shapes, dtypes or the epilogue do not fit.
+    """
+    parts = [x] if isinstance(x, Tensor) else list(x)
+    if epilogue not in EPILOGUES:
+        raise InputError(f"epilogue={epilogue!r}: give one of {', '.join(EPILOGUES)}")
+    if not parts or any(part.ndim != 4 for part in parts):
+        raise InputError(f"expected maps (B, H, W, C), got {[tuple(part.shape) for part in parts]}")
+    if len({(part.shape[0], part.dtype) for part in parts}) > 1:
+        given = [(tuple(part.shape), str(part.dtype)) for part in parts]
+        raise InputError(f"all parts need one batch size and dtype, got {given}")
+    channels = sum(part.shape[3] for part in parts)
+    if tuple(weight.shape) != (channels, 1, 3, 3):
+        raise InputError(f"weight has shape {tuple(weight.shape)}; {channels} channels need ({channels}, 1, 3, 3)")
+    return _OP({"parts": parts, "weight": weight, "epilogue": epilogue}, backend)
+
+
+def _run_triton(parts: list[Tensor], weight: Tensor, epilogue: str) -> Tensor:
+    from hybridzoo.ops.depthwise_conv2d.custom_op import depthwise_conv2d_op
+
+    return depthwise_conv2d_op(parts, weight, epilogue)
+
+
+def _supports_triton(call: Call) -> str | None:
+    parts = call["parts"]
+    if parts[0].dtype not in KERNEL_DTYPES:
+        return f"its dtypes are bfloat16, float16 and float32, not {parts[0].dtype}"
+    if any(part.stride(3) != 1 for part in parts):
+        return "the channels of every part must be contiguous"
+    height, width = parts[0].shape[1:3]
+    for part in parts[1:]:
+        if part.shape[1:3] != (height, width) and (2 * part.shape[1], 2 * part.shape[2]) != (height, width):
+            return f"a part of {tuple(part.shape[1:3])} is neither the size of the first nor half of it"
+    return None
+
+
+def _examples(device: torch.device) -> list[Example]:
+    def draw(*shape: int, seed: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+    def example(name: str, shapes: list[tuple[int, ...]], epilogue: str, dtype: torch.dtype) -> Example:
+        parts = [draw(*shape, seed=i).to(dtype) for i, shape in enumerate(shapes)]
+        weight = 0.3 * draw(sum(shape[3] for shape in shapes), 1, 3, 3, seed=9)
+        call: dict[str, Any] = {"parts": parts, "weight": weight, "epilogue": epilogue}
+        return Example(name, call, ("parts", "weight"))
+
+    bf16 = torch.bfloat16
+    return [
+        example("B2-7x7-C33-fp32", [(2, 7, 7, 33)], "none", torch.float32),
+        example("B2-10x9-C40-gelu-fp32", [(2, 10, 9, 40)], "gelu", torch.float32),
+        example("B2-8x6-C16+8+24up-residual-fp32", [(2, 8, 6, 16), (2, 8, 6, 8), (2, 4, 3, 24)], "residual", torch.float32),
+        example("B2-14x14-C64-gelu-bf16", [(2, 14, 14, 64)], "gelu", bf16),
+    ]  # fmt: skip
+
+
+TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
+
+_OP = register_op(
+    Op(
+        name="depthwise_conv2d",
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_supports_triton,
+                devices=TRITON_DEVICES,
+                symbol="triton:jit",
+                fix="pip install triton",
+            ),
+            Backend(name="torch", priority=0, run=depthwise_conv2d_reference, exportable=True),
+        ),
+        examples=_examples,
+    )
+)

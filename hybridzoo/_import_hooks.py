@@ -10,37 +10,66 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _waiting: dict[str, list[Callable[[], None]]] = {}
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname: str, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname not in _waiting:
             return None
         callbacks = _waiting.pop(fullname)  # popped first: the look-up below must not come back here
-        spec = importlib.util.find_spec(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        except BaseException:
+            _waiting[fullname] = callbacks
+            raise
         if spec is None or spec.loader is None:
             _waiting[fullname] = callbacks
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            execute(module)
+            try:
+                execute(module)
+            except BaseException:
+                _waiting[fullname] = callbacks  # the import failed: a second try must find us again
+                raise
             for callback in callbacks:
-                callback()
+                _call(callback, fullname)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
+def _call(callback: Callable[[], None], module: str) -> None:
+    """A defect of ours must not make somebody's `import timm` fail; it is said once instead."""
+    try:
+        callback()
+    except Exception as error:
+        warnings.warn(
+            f"hybridzoo could not tell {module.partition('.')[0]} its models ({type(error).__name__}: {error})",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def when_imported(module: str, callback: Callable[[], None]) -> None:
-    """Call `callback` now if `module` is already imported, else right after its import."""
+    """Call `callback` now if `module` is already imported, else right after its import.
+
+    Args:
+        module: dotted name; never imported here.
+        callback: called once; an exception in it becomes a RuntimeWarning.
+    """
     loaded = sys.modules.get(module)
     if loaded is not None and not getattr(getattr(loaded, "__spec__", None), "_initializing", False):
-        callback()
+        _call(callback, module)
         return
     if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())

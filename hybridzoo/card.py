@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from hybridzoo import registry
+from hybridzoo.errors import ConfigError, unknown
 
+FACTS = ("name", "license", "datasets", "language", "tags", "command", "text", "results")
 MARK = "<!-- written by hybridzoo; remove this line to keep your own text -->"
 
 
@@ -20,23 +23,32 @@ def write_card(model: Any, folder: Path, *, existing: Path, facts: Mapping[str, 
         model: the ZooModel.
         folder: where to write.
         existing: the card that stands at the target; one without our mark is kept as it is.
-        facts: optional `name`, `license`, `datasets` (list), `language` (list), `command`, `text` (Markdown), and `results`: a
-            list of dictionaries with task_type, dataset_type, dataset_name, metric_type, metric_value and more of
-            `huggingface_hub.EvalResult`.
+        facts: optional `name`, `license`, `datasets` (list), `language` (list), `tags` (list), `command`, `text`
+            (Markdown), and `results`: a list of dictionaries with task_type, dataset_type, dataset_name, metric_type,
+            metric_value and more of `huggingface_hub.EvalResult`.
+
+    Raises:
+        ConfigError: an unknown fact, or a result that is not an `EvalResult`.
     """
-    if existing.is_file() and MARK not in existing.read_text(encoding="utf-8"):
-        (folder / "README.md").write_text(existing.read_text(encoding="utf-8"), encoding="utf-8")
+    if existing.is_file() and MARK.encode() not in existing.read_bytes():
+        shutil.copyfile(existing, folder / "README.md")
         return
     facts = dict(facts or {})
+    for key in facts:
+        if key not in FACTS:
+            raise ConfigError(unknown("fact of a model card", key, FACTS))
     family = registry.families().get(getattr(model, "family", ""))
     name = facts.get("name") or (family.name if family else type(model).__name__)
-    results = [EvalResult(**r) for r in facts.get("results", [])]
+    try:
+        results = [EvalResult(**r) for r in facts.get("results") or []]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"card['results']: {error}; each is the keywords of huggingface_hub.EvalResult") from error
     data = ModelCardData(
         model_name=name,
         library_name="hybridzoo",
         license=facts.get("license"),
         pipeline_tag=getattr(model, "task", None),
-        tags=["hybridzoo", *([family.name] if family else [])],
+        tags=["hybridzoo", *([family.name] if family else []), *(facts.get("tags") or [])],
         datasets=facts.get("datasets"),
         language=facts.get("language"),
         eval_results=results or None,

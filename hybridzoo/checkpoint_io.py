@@ -100,6 +100,15 @@ def unwrap_state_dict(loaded: Any, *, name: str = "the state dict") -> dict[str,
     raise CheckpointError(f"{name} holds no state dict (found: {keys or 'nothing'}); expected key -> tensor")
 
 
+def common_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The floating-point dtype of most values of a state dict; float32 if there is none."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in state.values():
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else torch.float32
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file, read in blocks."""
     with open(path, "rb") as file:

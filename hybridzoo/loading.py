@@ -1,23 +1,41 @@
-"""`build_model` and `load_original`: from a name, a hub id, a folder or a file to a model."""
+"""`build_model`, `load_original` and `build_from_backbone`: from a name, a hub id, a folder or a file to a model."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from hybridzoo import registry
 from hybridzoo._paths import asset_root
-from hybridzoo.checkpoint_io import WEIGHT_SUFFIXES, read_state_dict, sha256_file, unwrap_state_dict
+from hybridzoo.checkpoint_io import WEIGHT_SUFFIXES, common_dtype, read_state_dict, sha256_file, unwrap_state_dict
 from hybridzoo.errors import CheckpointError, ConfigError, UnknownNameError, unknown
-from hybridzoo.modeling import ZooModel
-from hybridzoo.registry import Model, Weights
+from hybridzoo.registry import Family, Model, Weights
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+LABEL_KEYS = frozenset({"num_labels", "num_classes", "id2label"})
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How to load, the same on every path through this module."""
+
+    revision: str | None = None
+    dtype: torch.dtype | str | None = None  # "auto": as in the file
+    device: str | torch.device | None = None
+    device_map: Any = None
+    strict: bool = True
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def new_head(self) -> bool:
+        """Another number of classes was asked for: a head of another size keeps its initial values."""
+        return bool(LABEL_KEYS & set(self.overrides))
 
 
 def build_model(
@@ -27,6 +45,7 @@ def build_model(
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: Any = None,
     strict: bool = True,
     name: str | None = None,
     **config_overrides: Any,
@@ -39,11 +58,14 @@ def build_model(
         pretrained: for a registered name, load the tag's weights (the model's first tag if none is named).
             Never downloads unless set. Folders, hub ids and files always bring their weights.
         revision: branch, tag or commit of a hub repository.
-        dtype: `torch.dtype` or its name; random weights are made in fp32 and then cast.
-        device: where the model is put; `"meta"` allocates nothing.
+        dtype: `torch.dtype` or its name; float32 if left out, `"auto"` keeps the file's. Random weights are made in
+            float32 and then cast.
+        device: where the model is put; `"meta"` allocates nothing. Random weights are drawn on that device.
+        device_map: for folders and hub ids, as in transformers' `from_pretrained` (`"auto"` needs accelerate).
         strict: missing, unexpected or mis-shaped keys raise, naming themselves.
-        name: for a single weights file, the registered model that it belongs to.
-        **config_overrides: configuration values; an unknown key raises with the nearest names.
+        name: for a single weights file, the registered model that it belongs to (without it, config.json beside it).
+        **config_overrides: configuration values; an unknown key raises with the nearest names. `num_labels`,
+            `num_classes` or `id2label` give loaded weights a new head where its size changes, and nothing else.
 
     Returns:
         The family's `ZooModel`: in train mode with random weights, in eval mode with loaded ones.
@@ -52,19 +74,27 @@ def build_model(
         UnknownNameError, ConfigError, CheckpointError, SourceError: each names what was given and the fix.
     """
     text = str(name_or_path)
-    dtype = _as_dtype(dtype)
+    if not text or text in ("hf-hub:", "local-dir:"):
+        raise UnknownNameError(
+            f"an empty model name {text!r}; give a registered name (`hybridzoo list`), folder or hub id"
+        )
+    options = _Options(revision, _as_dtype(dtype), _as_device(device), device_map, strict, config_overrides)
+    if device is not None and device_map is not None:
+        raise ConfigError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
     if text.startswith("hf-hub:"):
-        return _from_hub(text[len("hf-hub:") :], revision, dtype, device, strict, config_overrides)
+        return _from_hub(text.removeprefix("hf-hub:"), options)
     if text.startswith("local-dir:"):
-        return _from_folder(Path(text[len("local-dir:") :]), dtype, device, strict, config_overrides)
+        return _from_folder(Path(text.removeprefix("local-dir:")).expanduser(), options)
     path = Path(text).expanduser()
-    if path.suffix in WEIGHT_SUFFIXES and (path.is_file() or "/" in text or name is not None):
-        return _from_file(path, name, dtype, device, strict, config_overrides)
+    if path.suffix in WEIGHT_SUFFIXES and (path.is_file() or _looks_like_path(text) or name is not None):
+        return _from_file(path, name, options)
     if path.is_dir() and (isinstance(name_or_path, Path) or "/" in text or not registry.is_model(text)):
-        return _from_folder(path, dtype, device, strict, config_overrides)
+        return _from_folder(path, options)
+    if isinstance(name_or_path, Path) or _looks_like_path(text):
+        return _from_folder(path, options)
     if registry.is_model(text) or not HUB_ID.fullmatch(text):
-        return _from_name(text, pretrained, revision, dtype, device, strict, config_overrides)
-    return _from_hub(text, revision, dtype, device, strict, config_overrides)
+        return _from_name(text, pretrained, options)
+    return _from_hub(text, options)
 
 
 def load_original(
@@ -79,7 +109,7 @@ def load_original(
     Args:
         family: a family (`"iformer"`) or a registered model of it (`"iformer_small"`).
         weights: path to a file, or a state dict with the original's key names.
-        config: the original's own configuration dictionary; left out, it is read from the shapes where that is possible.
+        config: the original's own configuration dictionary; left out, it is read from the shapes where possible.
         strict: missing, unexpected or mis-shaped keys raise, naming themselves.
 
     Returns:
@@ -88,43 +118,104 @@ def load_original(
     Raises:
         UnknownNameError, ConfigError, CheckpointError: each names what was given and the fix.
     """
-    state = read_state_dict(weights) if isinstance(weights, (str, Path)) else unwrap_state_dict(weights)
-    if family in registry.models() and family not in registry.families():
+    if family in registry.families():
+        entry, task, base = registry.get_family(family), None, {}
+    elif registry.is_model(family):
         model, _ = registry.get_model(family)
         entry, task, base = registry.get_family(model.family), model.task, dict(model.config)
     else:
-        entry, task, base = registry.get_family(family), None, {}
+        choices = [*registry.families(), *registry.models()]
+        raise UnknownNameError(unknown("family", family, choices, "(hybridzoo.list_families() lists them)"))
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config must be the original's configuration as a dictionary, got {type(config).__name__}")
     if entry.convert is None:
         raise CheckpointError(f"family {entry.name!r} has no original implementation to convert from")
-    convert = registry.resolve(entry.convert)
+    where = str(weights) if isinstance(weights, (str, Path)) else "the original weights"
+    state = read_state_dict(weights) if isinstance(weights, (str, Path)) else unwrap_state_dict(weights)
+    model_class = registry.resolve(entry.model_classes[task or next(iter(entry.model_classes))])
     if config is None and base:
         values = base
     else:
-        values = convert.config_from_original(dict(config) if config is not None else None, state)
-    model_class = registry.resolve(entry.model_classes[task or next(iter(entry.model_classes))])
-    return model_class.from_original(state, make_config(entry.name, values), strict=strict).eval()
+        try:
+            values = registry.resolve(entry.convert).config_from_original(dict(config) if config else None, state)
+        except (KeyError, IndexError, TypeError) as error:
+            raise CheckpointError(
+                f"{where} does not look like a checkpoint of the original {entry.name!r}, so that its size cannot be "
+                f"read from it ({type(error).__name__}: {error}); give config=, or a registered model, not the family"
+            ) from error
+    zoo_config = make_config(entry.name, values)
+    converted = model_class.convert_original(state, zoo_config, where=where)
+    return model_class(zoo_config).load_strict(converted, where=where, strict=strict).eval()
+
+
+def build_from_backbone(name: str, source: str | Path, **overrides: Any) -> Any:
+    """A registered model whose encoder or backbone starts from the weights of another model; its head is random.
+
+    Args:
+        name: a registered model of a family that supports it (`"roberta_bilstm_base"`).
+        source: folder or hub id of the backbone, for transformers' AutoModel.
+        **overrides: configuration values.
+
+    Returns:
+        The model, in train mode.
+
+    Raises:
+        UnknownNameError: no such model.
+        ConfigError: the family has no exchangeable backbone, or a wrong configuration value.
+        CheckpointError, SourceError: the backbone cannot be read.
+    """
+    from hybridzoo.hub import hub_errors
+
+    model, _ = registry.get_model(name)
+    model_class = registry.resolve(registry.get_family(model.family).model_classes[model.task])
+    if not hasattr(model_class, "from_backbone"):
+        raise ConfigError(
+            f"{name!r} has no exchangeable backbone; start from its own weights with build_model({name!r})"
+        )
+    values = _override(model.config, overrides)
+    if _looks_like_path(str(source)) and not Path(source).expanduser().is_dir():
+        raise CheckpointError(f"no folder {source} to read a backbone from")
+    with hub_errors(str(source)):
+        return model_class.from_backbone(
+            str(Path(source).expanduser()) if Path(source).exists() else str(source), **values
+        )
 
 
 def make_config(family: str, values: Mapping[str, Any]) -> Any:
-    """A config of `family`; wrong types and values raise ConfigError."""
-    config_class = registry.resolve(registry.get_family(family).config_class)
-    try:
-        return config_class(**values)
-    except StrictDataclassError as error:
-        raise ConfigError(f"{config_class.__name__}: {error}") from error
+    """A config of `family`; unknown keys, wrong types and values raise ConfigError."""
+    return registry.resolve(registry.get_family(family).config_class)(**values)
 
 
-def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
+def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
+    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
         return dtype
     short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
-    found = getattr(torch, short.get(dtype, str(dtype).removeprefix("torch.")), None)
-    if not isinstance(found, torch.dtype):
-        raise ConfigError(unknown("dtype", str(dtype), ["float32", "bfloat16", "float16", "float64"]))
+    found = getattr(torch, short.get(str(dtype), str(dtype).removeprefix("torch.")), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(unknown("dtype", str(dtype), ["float32", "bfloat16", "float16", "float64", "auto"]))
     return found
 
 
-def _from_name(text, pretrained, revision, dtype, device, strict, overrides) -> Any:
+def _as_device(device: str | torch.device | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device={device!r} is not a device: expected 'cpu', 'cuda', 'cuda:1', 'mps' or 'meta'"
+        ) from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={str(device)!r}, but torch sees no CUDA device here; use device='cpu'")
+    return wanted
+
+
+def _looks_like_path(text: str) -> bool:
+    """Relative (`./x`, `../x`, `~/x`), absolute, Windows (`C:\\x`, `..\\x`) or deeper than a hub id can be."""
+    return text.startswith((".", "/", "~")) or "\\" in text or text.partition("@")[0].count("/") > 1
+
+
+def _from_name(text: str, pretrained: bool, options: _Options) -> Any:
     model, tag = registry.get_model(text)
     tag = tag or (model.default_tag if pretrained else None)
     if pretrained and tag is None:
@@ -135,117 +226,148 @@ def _from_name(text, pretrained, revision, dtype, device, strict, overrides) -> 
         )
     weights = model.tags[tag] if tag else None
     if pretrained and weights is not None:
-        return _from_tag(model, weights, revision, dtype, device, strict, overrides)
-    values = {**model.config, **(weights.config if weights else {}), **overrides}
-    return _random(model, values, dtype, device)
+        return _from_tag(model, weights, options)
+    if options.device_map is not None:
+        raise ConfigError(f"device_map places loaded weights; {text!r} is built with random ones: use device=")
+    values = _override({**model.config, **(weights.config if weights else {})}, options.overrides)
+    return _random(model, values, options)
 
 
-def _random(model: Model, values: Mapping[str, Any], dtype, device) -> Any:
+def _random(model: Model, values: Mapping[str, Any], options: _Options) -> Any:
     config = make_config(model.family, values)
     model_class = registry.resolve(registry.get_family(model.family).model_classes[model.task])
-    with torch.device(device if device is not None else "cpu"):
+    with torch.device(options.device if options.device is not None else "cpu"):
         built = model_class(config)
-    return built.to(dtype) if dtype is not None else built
+    return built.to(options.dtype) if isinstance(options.dtype, torch.dtype) else built
 
 
-def _from_tag(model: Model, weights: Weights, revision, dtype, device, strict, overrides) -> Any:
+def _from_tag(model: Model, weights: Weights, options: _Options) -> Any:
     scheme, _, rest = weights.uri.partition(":")
     if scheme == "checkpoints":
-        return _from_folder(asset_root("checkpoints") / rest, dtype, device, strict, overrides)
+        return _from_folder(asset_root("checkpoints") / rest, options)
     if scheme != "hf-hub":
         raise CheckpointError(f"{model.name}: cannot read weights from {weights.uri!r}")
     repo, _, filename = rest.partition(":")
     if not filename:
-        return _from_hub(repo, revision, dtype, device, strict, overrides)
+        return _from_hub(repo, options)
     from hybridzoo.hub import download
 
-    path = download(repo, filename, revision=revision)
-    if weights.sha256 and sha256_file(path) != weights.sha256:
+    path = download(repo, filename, revision=options.revision)
+    if weights.sha256 and options.revision is None and sha256_file(path) != weights.sha256:
         raise CheckpointError(
             f"{path} is not the published file (sha256 {weights.sha256} expected); delete it and retry"
         )
-    values = {**model.config, **weights.config, **overrides}
-    return _from_file(path, model.name, dtype, device, strict, values, original=weights.original)
+    values = {**model.config, **weights.config}
+    return _load_state(path, model, values, options, original=weights.original)
 
 
-def _from_file(path: Path, name, dtype, device, strict, overrides, original: bool | None = None) -> Any:
-    state = read_state_dict(path)
-    if name is None:
+def _from_file(path: Path, name: str | None, options: _Options) -> Any:
+    if name is not None:
+        entry, tag = registry.get_model(name)
+        values = {**entry.config, **(entry.tags[tag].config if tag else {})}
+        return _load_state(path, entry, values, options)
+    if not path.is_file():
+        raise CheckpointError(f"no weights file at {path}")
+    if not (path.parent / "config.json").is_file():
         raise CheckpointError(
-            f"{path} holds weights only: say which model they belong to, e.g. build_model({str(path)!r}, name='iformer_small')"
+            f"{path} holds weights only: say which model they belong to, e.g. "
+            f"build_model({str(path)!r}, name='iformer_small'), or put its config.json beside it"
         )
-    entry, tag = registry.get_model(name)
-    values = {**entry.config, **(entry.tags[tag].config if tag else {}), **overrides}
-    model = _random(entry, values, None, None)
-    own = set(model.state_dict())
-    if original is None:  # the zoo's own layout, unless not all keys are ours and the family has a converter
-        original = not set(state) <= own and registry.get_family(entry.family).convert is not None
+    family, values = _read_config(path.parent, str(path.parent))
+    task = next(iter(family.model_classes))
+    entry = Model(name=family.name, family=family.name, task=task, config={}, summary="", tags={})
+    return _load_state(path, entry, values, options)
+
+
+def _load_state(
+    path: Path, entry: Model, values: Mapping[str, Any], options: _Options, original: bool | None = None
+) -> Any:
+    state = read_state_dict(path)
+    if options.device_map is not None:
+        raise ConfigError(f"device_map needs a folder or hub id, and {path} is a single file; use device=")
+    model = _random(entry, _override(values, options.overrides), _Options())
+    own = model.state_dict()
+    if original is None:  # the zoo's own layout, unless most keys are not ours and the family has a converter
+        ours = sum(key in own for key in state)
+        original = 2 * ours < len(state) and registry.get_family(entry.family).convert is not None
     if original:
-        state = model._convert_module().from_original(state, model.config)
-    if "num_labels" in overrides or "num_classes" in overrides:
-        heads = tuple(f"{h}." for h in type(model).head_names)
-        fits = model.state_dict()
-        state = {
-            k: v if not (k.startswith(heads or ("\0",)) and v.shape != fits[k].shape) else fits[k]
-            for k, v in state.items()
-        }
-    model.load_strict(state, where=str(path), strict=strict)
-    return _place(model, dtype, device)
+        state = type(model).convert_original(state, model.config, where=str(path))
+    if options.new_head:
+        other_size = {k for k, v in state.items() if model.is_head_key(k) and k in own and v.shape != own[k].shape}
+        state = {k: own[k] if k in other_size else v for k, v in state.items()}
+    model.load_strict(state, where=str(path), strict=options.strict)
+    return _place(model, common_dtype(state) if options.dtype == "auto" else options.dtype, options.device)
 
 
-def _from_folder(folder: Path, dtype, device, strict, overrides) -> Any:
-    if not (folder / "config.json").is_file():
-        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+def _override(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration values with overrides; another number of classes drops the old names of the classes."""
+    if LABEL_KEYS & set(overrides):
+        values = {k: v for k, v in values.items() if k not in LABEL_KEYS | {"label2id"}}
+    return {**values, **overrides}
+
+
+def _from_hub(repo: str, options: _Options) -> Any:
+    from hybridzoo.hub import snapshot, split_revision
+
+    folder = snapshot(repo, revision=options.revision)
+    model = _from_folder(folder, options, shown=f"hf-hub:{repo}")
+    model.config.name_or_path = split_revision(repo)[0]
+    return model
+
+
+def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
+    """The family and the values of a folder's config.json. Plain JSON: nothing that it names is imported or run."""
+    path = folder / "config.json"
+    if not path.is_file():
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"no model folder {shown}; expected a folder written by save_pretrained, a hub id 'org/name', or a "
+                "registered name (`hybridzoo list`)"
+            )
+        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8])
         raise CheckpointError(
-            f"{folder} is not a model folder: it has no config.json ({inside or 'empty'}). Expected a folder written by "
+            f"{shown} is not a model folder: it has no config.json ({inside or 'empty'}). Expected a folder written by "
             "save_pretrained, or a registered name (`hybridzoo list`)."
         )
-    return _from_pretrained(str(folder), None, dtype, device, strict, overrides)
-
-
-def _from_hub(repo: str, revision, dtype, device, strict, overrides) -> Any:
-    from hybridzoo.hub import hub_errors, split_revision
-
-    repo, in_name = split_revision(repo)
-    with hub_errors(repo):
-        return _from_pretrained(repo, revision or in_name, dtype, device, strict, overrides)
-
-
-def _from_pretrained(source: str, revision, dtype, device, strict, overrides) -> Any:
-    from transformers import AutoConfig
-
     try:
-        config, unused = AutoConfig.from_pretrained(
-            source, revision=revision, return_unused_kwargs=True, trust_remote_code=False
-        )
-    except StrictDataclassError as error:
-        raise ConfigError(f"{source}/config.json: {error}") from error
-    family = next((f for f in registry.families().values() if f.model_type == config.model_type), None)
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown}/config.json cannot be read as JSON ({error}); it is damaged: fetch it again"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{shown}/config.json holds a {type(values).__name__}, expected an object")
+    model_type = values.get("model_type")
+    family = next((f for f in registry.families().values() if f.model_type == model_type), None)
     if family is None:
         known = ", ".join(f.model_type for f in registry.families().values())
         raise CheckpointError(
-            f"{source} holds a {config.model_type!r} model, which is not one of the zoo's ({known}). Load it with transformers' "
-            "AutoModel, or convert the original's weights with load_original."
+            f"{shown} holds a {model_type!r} model, which is not one of the zoo's ({known}). Load it with "
+            "transformers' AutoModel, or convert the original's weights with load_original."
         )
-    values = {**config.to_dict(), **overrides}
-    if "num_labels" in overrides or "num_classes" in overrides:
-        values.pop("id2label", None), values.pop("label2id", None)
-    config = make_config(family.name, values)
-    model_class = _class_for(family, config)
-    extra = {"num_labels": config.num_labels} if {"num_labels", "num_classes"} & set(overrides) else {}
-    model: ZooModel = model_class.from_pretrained(
-        source,
+    return family, values
+
+
+def _from_folder(folder: Path, options: _Options, shown: str | None = None) -> Any:
+    shown = shown or str(folder)
+    family, values = _read_config(folder, shown)
+    try:
+        config = make_config(family.name, _override(values, options.overrides))
+    except ConfigError as error:
+        raise ConfigError(f"{shown}/config.json: {error}") from error
+    model = _class_for(family, config).from_pretrained(
+        str(folder),
         config=config,
-        revision=revision,
-        strict=strict,
-        dtype=dtype or torch.float32,
-        trust_remote_code=False,
-        **extra,
+        strict=options.strict,
+        new_head=options.new_head,
+        dtype=options.dtype if options.dtype is not None else torch.float32,
+        device_map=options.device_map,
+        local_files_only=True,
     )
-    return _place(model, None, device)
+    return _place(model, None, options.device)
 
 
-def _class_for(family: registry.Family, config: Any) -> Any:
+def _class_for(family: Family, config: Any) -> Any:
     classes = {t.partition(":")[2]: t for t in family.model_classes.values()}
     for architecture in config.architectures or ():
         if architecture in classes:
@@ -253,6 +375,6 @@ def _class_for(family: registry.Family, config: Any) -> Any:
     return registry.resolve(next(iter(family.model_classes.values())))
 
 
-def _place(model: Any, dtype, device) -> Any:
-    model = model.to(dtype) if dtype is not None else model
+def _place(model: Any, dtype: torch.dtype | str | None, device: torch.device | str | None) -> Any:
+    model = model.to(dtype) if isinstance(dtype, torch.dtype) else model
     return (model.to(device) if device is not None else model).eval()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
+import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,7 +16,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hybridzoo import registry
-from hybridzoo.errors import CheckpointError
+from hybridzoo._atomic_folder import staged
+from hybridzoo.card import write_card
+from hybridzoo.errors import CheckpointError, HybridzooError
 
 MAX_NAMED_KEYS = 12
 
@@ -76,37 +80,50 @@ class ZooModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: Any, *args: Any, strict: bool = True, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        strict: bool = True,
+        new_head: bool | None = None,
+        **kwargs: Any,
     ) -> Any:
         """As transformers' `from_pretrained`, and strict.
 
         Args:
             pretrained_model_name_or_path: folder or hub id.
-            strict: missing, unexpected or mis-shaped keys raise and name themselves. Keys that
-                `ignore_mismatched_sizes=True` was asked to tolerate, and a classification head when `num_labels` was
-                passed, are left at their initial values.
+            strict: missing, unexpected or mis-shaped keys raise and name themselves; `ignore_mismatched_sizes=True`
+                tolerates the mis-shaped ones.
+            new_head: leave a classification head of another size at its initial values. By default only where
+                `num_labels` (or `num_classes`, `id2label`) is passed.
 
         Raises:
-            CheckpointError: the weights are damaged or do not fit.
+            CheckpointError: the weights are missing, damaged, unsafe or do not fit.
+            ConfigError: config.json has unknown keys or impossible values.
+            SourceError: the hub cannot be reached or refuses.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         tolerate = kwargs.pop("ignore_mismatched_sizes", False)
-        try:
-            model, info = super().from_pretrained(
+        kwargs.pop("trust_remote_code", None)  # the zoo's code is in the package
+        if new_head is None:
+            new_head = bool({"num_labels", "num_classes", "id2label"} & set(kwargs))
+        with _loading_errors(str(pretrained_model_name_or_path)), _quiet_report(strict):
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
-        except (SafetensorError, EOFError) as error:
-            raise CheckpointError(
-                f"the weights of {pretrained_model_name_or_path} cannot be read ({error}); the file is damaged or not "
-                "fully downloaded: fetch it again"
-            ) from error
+        model, info = loaded
         if strict:
-            head = tuple(f"{name}." for name in cls.head_names) if "num_labels" in kwargs else ()
-            mismatched = [m for m in info["mismatched_keys"] if not tolerate and not m[0].startswith(head or ("\0",))]
+            mismatched = [
+                m for m in info["mismatched_keys"] if not tolerate and not (new_head and cls.is_head_key(m[0]))
+            ]
             check_keys(str(pretrained_model_name_or_path), info["missing_keys"], info["unexpected_keys"], mismatched)
         return (model, info) if wants_info else model
 
     head_names: ClassVar[tuple[str, ...]] = ()  # modules whose last size follows num_labels
+
+    @classmethod
+    def is_head_key(cls, key: str) -> bool:
+        """Whether a state-dict key belongs to a module of `head_names`."""
+        return any(key.startswith(f"{name}.") for name in cls.head_names)
 
     def load_strict(self, state: Mapping[str, torch.Tensor], *, where: str, strict: bool = True) -> Self:
         """Copy a state dict of this layout into the model; disagreements raise by name unless `strict=False`."""
@@ -117,7 +134,10 @@ class ZooModel(PreTrainedModel):
         if strict:
             check_keys(where, missing, (k for k in state if k not in own), mismatched)
         bad = {m[0] for m in mismatched}
-        self.load_state_dict({k: v for k, v in state.items() if k in own and k not in bad}, strict=False)
+        try:
+            self.load_state_dict({k: v for k, v in state.items() if k in own and k not in bad}, strict=False)
+        except RuntimeError as error:  # a tensor of a kind that cannot be copied (quantised, sparse)
+            raise CheckpointError(f"{where} does not fit the model: {error}") from error
         self.tie_weights()
         return self
 
@@ -129,11 +149,22 @@ class ZooModel(PreTrainedModel):
             state: key -> tensor, original names.
             config: a config of this class (see the family's `convert.config_from_original`).
         """
-        convert = cls._convert_module()
-        model = cls(config)
-        return model.load_strict(
-            convert.from_original(dict(state), config), where="the original weights", strict=strict
-        )
+        converted = cls.convert_original(state, config, where="the original weights")
+        return cls(config).load_strict(converted, where="the original weights", strict=strict)
+
+    @classmethod
+    def convert_original(cls, state: Mapping[str, torch.Tensor], config: Any, *, where: str) -> dict[str, torch.Tensor]:
+        """A state dict of the original layout in this class' layout; a foreign one raises CheckpointError."""
+        try:
+            return cls._convert_module().from_original(dict(state), config)
+        except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
+            if isinstance(error, HybridzooError):
+                raise
+            few = ", ".join(list(state)[:4])
+            raise CheckpointError(
+                f"{where} is not a checkpoint of the original {cls.family!r} ({type(error).__name__}: {error}); "
+                f"its first keys: {few or 'none'}. Is it of another model, or is the config of another size?"
+            ) from error
 
     def to_original(self) -> dict[str, torch.Tensor]:
         """The weights in the original implementation's layout."""
@@ -148,33 +179,134 @@ class ZooModel(PreTrainedModel):
 
     # Saving --------------------------------------------------------------------------------------------------------
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, *args: Any, card: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """As transformers' `save_pretrained`, and atomic, with a model card.
 
-        Everything is written to a temporary folder beside the target and renamed, weights first and config last, so that
-        an interrupted save never leaves a folder that loads wrong weights.
+        The files are written beside the target and change places with the old ones in one step, so that a kill at any
+        moment leaves the old model or the new one, never a mixture. Other files in the folder stay.
 
         Args:
             save_directory: the folder.
             card: facts for the model card (see `hybridzoo.card.write_card`); a card that a person wrote is kept.
-        """
-        from hybridzoo.card import write_card
 
+        Raises:
+            CheckpointError: the folder cannot be written (read-only, full disk, a file of that name); what was there
+                before is untouched.
+        """
         target = Path(save_directory)
         if target.is_file():
             raise CheckpointError(f"cannot save into {target}: it is a file; give a folder")
         push = kwargs.pop("push_to_hub", False)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        hub_options = {k: kwargs.pop(k) for k in _HUB_OPTIONS if k in kwargs}
+        kwargs |= {"token": hub_options["token"]} if "token" in hub_options else {}
+        if kwargs.get("distributed_checkpoint"):  # every rank writes its part of one folder: nothing to exchange
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        adapters_only = getattr(self, "_hf_peft_config_loaded", False)
         try:
-            super().save_pretrained(staging, *args, **kwargs)
-            write_card(self, staging, existing=target / "README.md", facts=card)
-            target.mkdir(exist_ok=True)
-            for path in sorted(staging.iterdir(), key=lambda p: (p.suffix == ".json", p.name)):
-                os.replace(path, target / path.name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with staged(target) as staging:
+                super().save_pretrained(staging, *args, **kwargs)
+                if any(staging.iterdir()) and not adapters_only:  # not the main process: nothing was written
+                    write_card(self, staging, existing=target / "README.md", facts=card)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"cannot save the model into {target}: {getattr(error, 'strerror', None) or error}. What was there "
+                "before is untouched. Free some space, or give a folder that you may write to."
+            ) from error
         if push:
-            self.push_to_hub(kwargs.pop("repo_id", target.name), commit_message=kwargs.pop("commit_message", None))
+            self.push_to_hub(hub_options.pop("repo_id", target.name), card=card, **hub_options)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        card: Mapping[str, Any] | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "5GB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """Upload the model with its card in one commit; a card that a person wrote on the hub is kept.
+
+        Args:
+            repo_id: `"org/name"`; made if it does not exist.
+            card: as in `save_pretrained`; `tags` are added to it.
+            commit_message: as in transformers, and so `commit_description`, `private`, `token`, `create_pr` and
+                `max_shard_size`.
+            revision: branch to push to; made if it does not exist.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            SourceError: not logged in, refused, or unreachable.
+        """
+        from hybridzoo.hub import upload_folder
+
+        facts = {**(card or {}), **({"tags": tags} if tags else {})}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=facts, max_shard_size=max_shard_size)
+            return upload_folder(
+                repo_id,
+                Path(folder),
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                message=commit_message or f"Upload {type(self).__name__}",
+                description=commit_description,
+            )
+
+
+_HUB_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
+
+
+@contextmanager
+def _loading_errors(source: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise while loading into the zoo's errors."""
+    from hybridzoo.hub import hub_errors
+
+    damaged = f"the weights of {source} cannot be read"
+    try:
+        if Path(source).exists():
+            yield
+        else:
+            with hub_errors(source):
+                yield
+    except HybridzooError:
+        raise
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"the weights of {source} were refused: they hold pickled Python objects beyond tensors, which could run "
+            "code. Ask their author for a safetensors file."
+        ) from error
+    except (SafetensorError, EOFError) as error:
+        raise CheckpointError(
+            f"{damaged} ({error}); the file is damaged or not fully copied: fetch it again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{damaged}: {error}") from error
+    except (RuntimeError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{damaged} ({type(error).__name__}: {error}); is the file damaged?") from error
+
+
+@contextmanager
+def _quiet_report(active: bool) -> Iterator[None]:
+    """Keep transformers' table of wrong keys out of the log where check_keys raises the same as one error."""
+
+    def without_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    if active:
+        logger.addFilter(without_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(without_report)

@@ -12,10 +12,11 @@ import fnmatch
 import importlib
 import pkgutil
 import re
+import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hybridzoo.errors import UnknownNameError, unknown
@@ -132,17 +133,48 @@ def register_model(
     return _models[name]
 
 
-@cache
+_lock = threading.RLock()
+_loaded = False
+
+
 def _load_all() -> None:
     """Import every family's light `__init__` and every plug-in, once."""
-    package = importlib.import_module("hybridzoo.models")
-    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"hybridzoo.models.{module.name}")
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    global _loaded
+    with _lock:
+        if _loaded:
+            return
+        _loaded = True  # set first: a family or plug-in that lists models while it registers must not come back here
+        try:
+            package = importlib.import_module("hybridzoo.models")
+            for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"hybridzoo.models.{module.name}")
+        except BaseException:
+            _loaded = False
+            raise
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            _load_plugin(point)
+
+
+def _load_plugin(point: EntryPoint) -> None:
+    """Load one plug-in. A broken one is named in a warning, what it registered is taken back, and the zoo goes on."""
+    known_families, known_models = dict(_families), dict(_models)
+    try:
         target = point.load()
         if callable(target):
             target()
+    except Exception as error:
+        _families.clear()
+        _families.update(known_families)
+        _models.clear()
+        _models.update(known_models)
+        package = f" of package {point.dist.name!r}" if point.dist else ""
+        warnings.warn(
+            f"hybridzoo plug-in {point.name!r} ({point.value}){package} could not be loaded and is left out: "
+            f"{type(error).__name__}: {error}. Update or uninstall that package.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def families() -> dict[str, Family]:

@@ -13,6 +13,7 @@ Shape legend: B batch, H W feature map, C_k width of stage k, stride s = 4, 8, 1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridzoo.errors import ConfigError, InputError
-from hybridzoo.models.iformer.blocks import Downsample, InceptionBlock, Stem, resize_table, table_sides
+from hybridzoo.models.iformer.blocks import Downsample, InceptionBlock, Stem, add_branch, resize_table, table_sides
 from hybridzoo.models.iformer.sizes import GLOBAL_POOLS, NUM_STAGES, check_sizes, take_indices
 
 POOL_SIZES = (2, 2, 1, 1)  # average pooling before the attention, by stage
@@ -135,7 +136,7 @@ class InceptionTransformer(nn.Module):
                 )
                 for j in range(first, first + depth)
             ]
-            setattr(self, f"blocks{k}", nn.Sequential(*blocks))
+            setattr(self, f"blocks{k}", nn.ModuleList(blocks))
             first += depth
         self.norm = nn.LayerNorm(embed_dims[-1], eps=norm_eps)
         self.head_drop = nn.Dropout(drop_rate)
@@ -191,13 +192,16 @@ class InceptionTransformer(nn.Module):
         x = getattr(self, "patch_embed" if k == 1 else f"patch_embed{k}")(x)
         table, size = getattr(self, f"pos_embed{k}"), (x.shape[1], x.shape[2])
         x = x + (table if (table.shape[1], table.shape[2]) == size else resize_table(table, size))
+        branch: tuple[Tensor | None, ...] = ()
         for block in getattr(self, f"blocks{k}"):
             if self.gradient_checkpointing and self.training:
                 recompute = self._gradient_checkpointing_func
-                x = recompute(block, x) if recompute else checkpoint(block, x, use_reentrant=False)
+                run = recompute if recompute else partial(checkpoint, use_reentrant=False)
+                x, y = run(block, x, *branch)
             else:
-                x = block(x)
-        return x
+                x, y = block(x, *branch)
+            branch = (y, block.layer_scale_2, block.drop_path(x))
+        return add_branch(x, *branch)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the last map after the final norm, (B, C_4, H / 32, W / 32), channels_last."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybridzoo.models.iformer.mixers import DropPath, InceptionMixer, Mlp
 from hybridzoo.models.iformer.sizes import NUM_STAGES, STEM_STRIDES
+from hybridzoo.ops.add_layer_norm import add_layer_norm
 
 
 def table_sides(img_size: int | Sequence[int], stem_stride: int = 4) -> list[tuple[int, int]]:
@@ -57,8 +58,35 @@ class Downsample(nn.Module):
         return self.norm(self.proj(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
+class ResidualNorm(nn.LayerNorm):
+    """Adds a branch to the residual stream and normalises the sum, in one pass over memory.
+
+    x, y (B, H, W, C), scale (C,), factors (B,) -> x + factors * scale * y in the wider dtype, and its LayerNorm in the
+    dtype that the next matrix product wants (autocast's, if it is on). The stream stays fp32 under autocast.
+    """
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, scale: Tensor | None = None, factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        kind = x.device.type
+        autocast = kind != "meta" and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+        return add_layer_norm(
+            x, y, self.weight, self.bias, scale=scale, row_scale=factors, eps=self.eps, out_dtype=dtype
+        )
+
+
+def add_branch(x: Tensor, y: Tensor, scale: Tensor | None, factors: Tensor | None) -> Tensor:
+    """x + factors * scale * y for maps (B, H, W, C)."""
+    y = y if scale is None else y * scale
+    return x + (y if factors is None else y * factors.view(-1, 1, 1, 1))
+
+
 class InceptionBlock(nn.Module):
-    """Pre-norm residual block on (B, H, W, C): the mixer, then the MLP, each scaled by a learned vector if wanted."""
+    """Pre-norm residual block: the mixer, then the MLP, each scaled by a learned vector if asked for.
+
+    The MLP's branch is returned beside the stream, not added: the next block's norm adds it while it reads the stream.
+    """
 
     def __init__(
         self,
@@ -77,17 +105,23 @@ class InceptionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_scale_init_value = layer_scale_init_value
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = ResidualNorm(dim, eps=norm_eps)
         self.attn = InceptionMixer(dim, num_heads, attention_heads, pool_size, qkv_bias, high_mixer, proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm2 = ResidualNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
         self.drop_path = DropPath(drop_path)
         scales = None if layer_scale_init_value is None else torch.full((2, dim), layer_scale_init_value)
         self.layer_scale_1 = None if scales is None else nn.Parameter(scales[0].clone())
         self.layer_scale_2 = None if scales is None else nn.Parameter(scales[1].clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.attn(self.norm1(x))
-        x = x + self.drop_path(y if self.layer_scale_1 is None else self.layer_scale_1 * y)
-        y = self.mlp(self.norm2(x))
-        return x + self.drop_path(y if self.layer_scale_2 is None else self.layer_scale_2 * y)
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, scale: Tensor | None = None, factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Stream (B, H, W, C) and the previous block's branch with its scale and per-sample factors, if there is one.
+
+        Returns:
+            The stream with the mixer's branch added, and the MLP's branch; scale it by `layer_scale_2` and `drop_path`.
+        """
+        x, normed = self.norm1(x, y, scale, factors)
+        x, normed = self.norm2(x, self.attn(normed), self.layer_scale_1, self.drop_path(x))
+        return x, self.mlp(normed)

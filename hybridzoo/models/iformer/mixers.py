@@ -8,6 +8,7 @@ last depthwise convolution, which reads the paths where they lie.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,18 +32,20 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a whole residual branch per sample, and scales what is kept by 1 / (1 - rate)."""
+    """Stochastic depth: drops a whole residual branch per sample, and scales what is kept by 1 / (1 - rate).
+
+    Called with x (B, ...), it gives the factor of each sample, (B,), for `add_layer_norm`; None if nothing is dropped.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | None:
         if self.rate == 0.0 or not self.training:
-            return x
+            return None
         keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * (mask / keep)
+        return torch.empty(x.shape[0], device=x.device, dtype=torch.float32).bernoulli_(keep) / keep
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

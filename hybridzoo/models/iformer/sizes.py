@@ -27,7 +27,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
         return list(range(count))
     wanted = list(range(count - indices, count)) if isinstance(indices, int) else list(indices)
     found = [i + count if i < 0 else i for i in wanted]
-    if not found or min(found) < 0 or max(found) >= count:
+    if not found or min(found) < 0 or max(found) >= count or len(wanted) > count:
         raise InputError(f"feature indices {indices} are outside the {count} stages (0 to {count - 1})")
     return found
 

@@ -1,0 +1,116 @@
+"""Evaluation tasks. A task is a data set, a protocol and metrics; results of different protocols are different
+tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridzoo.data import data_spec
+from hybridzoo.errors import UnknownNameError, unknown
+
+TEXT_METRICS = (
+    "accuracy",
+    "f1_macro",
+    "f1_weighted",
+    "precision_weighted",
+    "recall_weighted",
+    "precision_macro",
+    "recall_macro",
+    "nll",
+    "brier",
+    "ece",
+)
+IMAGE_METRICS = ("top1", "top5", "f1_macro", "nll", "brier", "ece")
+LOWER_IS_BETTER = ("nll", "brier", "ece", "nll_calibrated", "ece_calibrated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is measured, on what, how.
+
+    Attributes:
+        name: of the task and of its folder below `eval/results`.
+        title: in words.
+        data: a name of `hybridzoo.data`.
+        protocol: how that set is split.
+        metrics: names, in the order of a table.
+        primary: the metric that ranks.
+        split: the split that is scored.
+        version: raised when predictions or scores would change.
+    """
+
+    name: str
+    title: str
+    data: str
+    protocol: str
+    metrics: tuple[str, ...]
+    primary: str
+    split: str = "test"
+    version: int = 1
+
+    @property
+    def kind(self) -> str:
+        """`"text-classification"` or `"image-classification"`."""
+        return data_spec(self.data).task
+
+
+def _text(name: str, title: str, data: str, protocol: str, primary: str = "accuracy") -> Task:
+    return Task(name=name, title=title, data=data, protocol=protocol, metrics=TEXT_METRICS, primary=primary)
+
+
+_TASKS = (
+    Task(
+        name="imagenet1k",
+        title="ImageNet-1k validation set",
+        data="imagenet1k",
+        protocol="official",
+        metrics=("top1", "top5", "nll", "ece"),
+        primary="top1",
+    ),
+    Task(
+        name="fashion_mnist",
+        title="Fashion-MNIST test set",
+        data="fashion_mnist",
+        protocol="official",
+        metrics=IMAGE_METRICS,
+        primary="top1",
+    ),
+    Task(
+        name="fashion_mnist_mini",
+        title="Fashion-MNIST, embedded subset (500 test images)",
+        data="fashion_mnist_mini",
+        protocol="embedded",
+        metrics=IMAGE_METRICS,
+        primary="top1",
+    ),
+    _text("imdb", "IMDb, official test half", "imdb", "official"),
+    _text("imdb_paper", "IMDb, 90/5/5 of both halves", "imdb", "paper"),
+    _text("twitter_airline", "Twitter US Airline, 90/5/5", "twitter_airline", "paper"),
+    _text("sentiment140", "Sentiment140, 90/5/5", "sentiment140", "paper"),
+    _text("sentiment140_manual", "Sentiment140, manual test set (359 polar tweets)", "sentiment140", "official"),
+    _text("vader", "VADER ground truth, three classes", "vader", "80/10/10", "f1_macro"),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
+
+
+def list_tasks() -> list[str]:
+    """Names of all tasks."""
+    return sorted(TASKS)
+
+
+def load_task(name: str, protocol: str | None = None) -> Task:
+    """The task `name`; with `protocol`, the task on the same data that uses it (`imdb` + `paper` is `imdb_paper`).
+
+    Raises:
+        UnknownNameError: no such task, or no task on its data with this protocol.
+    """
+    if name not in TASKS:
+        raise UnknownNameError(unknown("task", name, TASKS, f"(tasks: {', '.join(sorted(TASKS))})"))
+    task = TASKS[name]
+    if protocol is None or protocol == task.protocol:
+        return task
+    same = {t.protocol: t for t in TASKS.values() if t.data == task.data}
+    if protocol not in same:
+        raise UnknownNameError(unknown(f"protocol of task {name!r}", protocol, same))
+    return same[protocol]

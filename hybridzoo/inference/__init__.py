@@ -1,0 +1,9 @@
+"""Prediction with a trained model: `TextClassifier` and `ImageClassifier`, as `hybridzoo predict` and the evaluation
+use them.
+"""
+
+from hybridzoo.inference.classifier import Prediction, load_classifier
+from hybridzoo.inference.image import ImageClassifier
+from hybridzoo.inference.text import LONG_TEXT, TextClassifier
+
+__all__ = ["LONG_TEXT", "ImageClassifier", "Prediction", "TextClassifier", "load_classifier"]

@@ -1,0 +1,156 @@
+"""Triton kernel of the gradients of `selective_scan` (see `_kernels` for the legend).
+
+Within a chunk the states are recomputed from its start, one is parked every SUB steps, and the steps are then walked
+backwards SUB at a time with their states and decays in registers. dB and dC are summed over the block's channels and
+written to one partial buffer per block, so there are no atomics and the result does not depend on scheduling.
+"""
+
+# ruff: noqa: RUF005 (Triton has no tuple unpacking in a display; _place serves all kernels)
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hybridzoo.ops.selective_scan._kernels import LN2, _delta, _place, _scan_grad, _sigmoid
+
+
+@triton.jit
+def gradient_kernel(
+    u, dt, z, gy, A, Bm, Cm, D, bias, reset, kept, carry, d_final, park,
+    du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, N, NBG, L, G, batch, blocks, items,
+    sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
+    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr,
+    NP: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr, PARKED: tl.constexpr,
+):  # fmt: skip
+    """A fixed number of programs takes the items (block of channels x chunk, or x segment in ONE_PASS) in turn."""
+    slot = tl.arange(0, BD)[:, None] * NP + tl.arange(0, NP)[None, :]
+    pid = tl.program_id(0).to(tl.int64)
+    park += pid * PARKED * BD * NP
+    for turn in range(0, tl.cdiv(items - pid, tl.num_programs(0))):
+        item = pid + turn * tl.num_programs(0)
+        blk = item % blocks
+        work = item // blocks
+        g, d, md, n, mn, dn, mdn, a = _place(blk, A, DG, N, NBG, NP, BD)
+        if ONE_PASS:
+            seg = work
+            first = tl.load(seg_chunk + seg).to(tl.int64)
+            count = tl.load(seg_chunk + seg + 1) - first
+            if d_final is not None:
+                grad = tl.load(d_final + seg * DM * N + dn, mask=mdn, other=0.0).to(tl.float32)
+            else:
+                grad = tl.zeros([BD, NP], tl.float32)
+        else:
+            first = work
+            count = 1
+            seg = tl.load(chunk_seg + work).to(tl.int64)
+            grad = tl.load(carry + work * DM * N + dn, mask=mdn, other=0.0)
+        b = 0 if PACKED else seg
+        if bias is not None:
+            bi = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)
+        if D is not None:
+            Dv = tl.load(D + d, mask=md, other=0.0).to(tl.float32)
+        sum_A = tl.zeros([BD, NP], tl.float32)
+        sum_D = tl.zeros([BD], tl.float32)
+        sum_bias = tl.zeros([BD], tl.float32)
+        for k in range(0, count):
+            c = first + count - 1 - k
+            start = tl.load(chunk_start + c).to(tl.int64)
+            T = tl.load(chunk_len + c)
+            row = b * L + start
+            pu = u + b * sub + start * sul + d
+            pd = dt + b * sdb + start * sdl + d
+            pb = Bm + b * sbb + start * sbl + g * sbg + n
+            pc = Cm + b * scb + start * scl + g * scg + n
+            pg = gy + row * DM + d
+            po = row * DM + d
+            pn = (((blk % NBG) * batch * L + row) * G + g) * N + n
+            if z is not None:
+                pz = z + b * szb + start * szl + d
+            else:
+                pz = None
+            h = tl.load(kept + c * DM * N + dn, mask=mdn, other=0.0)
+            tl.debug_barrier()  # the last chunk's parked states have been read
+            for t in range(0, T, SUB):
+                tl.store(park + (t // SUB) * BD * NP + slot, h)
+                for i in tl.static_range(SUB):
+                    ok = t + i < T
+                    raw = tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0).to(tl.float32)
+                    if bias is not None:
+                        raw += bi
+                    delta = _delta(raw, ok, SOFTPLUS)
+                    uv = tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32)
+                    Bv = tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32)
+                    x = tl.exp2(delta[:, None] * a)
+                    if reset is not None:
+                        x = x * (1.0 - tl.load(reset + row + t + i, mask=ok, other=0).to(tl.float32))
+                    h = h * x + (delta * uv)[:, None] * Bv[None, :]
+            tl.debug_barrier()
+            subs = (T + SUB - 1) // SUB
+            for m in range(0, subs):
+                t = (subs - 1 - m) * SUB
+                h = tl.load(park + (t // SUB) * BD * NP + slot)
+                hs = (h,)
+                xs = ()
+                us = ()
+                raws = ()
+                deltas = ()
+                Bs = ()
+                Cs = ()
+                gs = ()
+                ws = ()
+                for i in tl.static_range(SUB):
+                    ok = t + i < T
+                    raw = tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0).to(tl.float32)
+                    us = us + (tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32),)
+                    Bs = Bs + (tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32),)
+                    Cs = Cs + (tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0).to(tl.float32),)
+                    value, through = _scan_grad(pg, pz, md, ok, t + i, DM, szl)
+                    gs = gs + (value,)
+                    ws = ws + (through,)
+                    if bias is not None:
+                        raw += bi
+                    raws = raws + (raw,)
+                for i in tl.static_range(SUB):
+                    delta = _delta(raws[i], t + i < T, SOFTPLUS)
+                    x = tl.exp2(delta[:, None] * a)
+                    if reset is not None:
+                        x = x * (1.0 - tl.load(reset + row + t + i, mask=t + i < T, other=0).to(tl.float32))
+                    deltas = deltas + (delta,)
+                    xs = xs + (x,)
+                    h = h * x + (delta * us[i])[:, None] * Bs[i][None, :]
+                    hs = hs + (h,)
+                for j in tl.static_range(SUB):
+                    i: tl.constexpr = SUB - 1 - j
+                    ok = t + i < T
+                    if z is not None:
+                        out = tl.sum(hs[i + 1] * Cs[i][None, :], 1)
+                        if D is not None:
+                            out += Dv * us[i]
+                        tl.store(dz + po + (t + i) * DM, (out * ws[i]).to(dz.dtype.element_ty), mask=md & ok)
+                    tl.store(dC + pn + (t + i) * G * N, tl.sum(hs[i + 1] * gs[i][:, None], 0), mask=mn & ok)
+                    grad += gs[i][:, None] * Cs[i][None, :]
+                    drive = tl.sum(grad * (deltas[i] * us[i])[:, None], 0)
+                    tl.store(dB + pn + (t + i) * G * N, drive, mask=mn & ok)
+                    through_B = tl.sum(grad * Bs[i][None, :], 1)
+                    grad = grad * xs[i]
+                    inner = grad * hs[i]  # gradient of delta A
+                    sum_A += inner * deltas[i][:, None]
+                    d_delta = tl.sum(inner * a, 1) * LN2 + through_B * us[i]
+                    d_u = through_B * deltas[i]
+                    if D is not None:
+                        d_u += Dv * gs[i]
+                        sum_D += gs[i] * us[i]
+                    if SOFTPLUS:
+                        d_delta = tl.where(raws[i] > 20.0, d_delta, d_delta * _sigmoid(raws[i]))
+                    d_delta = tl.where(ok, d_delta, 0.0)
+                    sum_bias += d_delta
+                    tl.store(du + po + (t + i) * DM, d_u.to(du.dtype.element_ty), mask=md & ok)
+                    tl.store(ddt + po + (t + i) * DM, d_delta.to(ddt.dtype.element_ty), mask=md & ok)
+        tl.store(dA + work * DM * N + dn, sum_A, mask=mdn)
+        if D is not None:
+            tl.store(dD + work * DM + d, sum_D, mask=md)
+        if bias is not None:
+            tl.store(dbias + work * DM + d, sum_bias, mask=md)
+        if ONE_PASS:
+            tl.store(d_init + seg * DM * N + dn, grad, mask=mdn)

@@ -1,0 +1,240 @@
+"""Launches of the Triton kernels of `selective_scan`: chunk tables, buffers, and how the work is cut."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from hybridzoo.ops.selective_scan._kernels import (
+    carry_kernel,
+    chunk_state_kernel,
+    output_kernel,
+    reverse_state_kernel,
+)
+from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
+
+CHUNK_TRAINING = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
+CHUNK_INFERENCE = 128
+_TILE = 512  # channels x states of a one-warp program: 16 fp32 registers a thread for the state
+_UNROLL = 4
+_SUB = 4
+_PROGRAMS_PER_SM = 8
+
+
+class Plan(NamedTuple):
+    """How a call is cut: channels per program, chunk length, whether a program walks a whole segment."""
+
+    NP: int
+    BD: int
+    per_group: int
+    blocks: int
+    chunk: int
+    one_pass: bool
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool) -> Plan:
+    """The same for a forward and its backward; depends on shapes only."""
+    NP = max(2, triton.next_power_of_2(d_state))
+    channels = u.shape[2] // groups
+    BD = max(4, min(_TILE // NP, triton.next_power_of_2(channels)))
+    per_group = triton.cdiv(channels, BD)
+    chunk = CHUNK_TRAINING if keep else CHUNK_INFERENCE
+    rows = u.shape[0] * u.shape[1]
+    enough = per_group * groups * segments >= 12 * _multiprocessors(u.device)
+    return Plan(NP, BD, per_group, per_group * groups, chunk, enough or rows <= 2 * chunk * segments)
+
+
+@lru_cache(maxsize=64)
+def _dense_tables(batch: int, length: int, chunk: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.inference_mode(False):
+        n = -(-length // chunk)
+        i32 = {"dtype": torch.int32, "device": device}
+        seg = torch.arange(batch, **i32).repeat_interleave(n)
+        start = (torch.arange(n, **i32) * chunk).repeat(batch)
+        return seg, start, (length - start).clamp(max=chunk), torch.arange(batch + 1, **i32) * n
+
+
+def _packed_tables(cu_seqlens: Tensor, length: int, chunk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for segments of any length, without waiting for the device: as many chunks as there could be."""
+    cu = cu_seqlens.to(torch.int64)
+    segments = cu.numel() - 1
+    per_segment = (cu.diff() + chunk - 1) // chunk
+    seg_chunk = torch.nn.functional.pad(per_segment.cumsum(0), (1, 0))
+    ids = torch.arange(-(-length // chunk) + segments, device=cu.device)
+    seg = torch.searchsorted(seg_chunk[1:], ids, right=True).clamp(max=segments - 1)
+    start = cu[seg] + (ids - seg_chunk[seg]) * chunk
+    size = (cu[seg + 1] - start).clamp(0, chunk)
+    return tuple(x.to(torch.int32) for x in (seg, start.clamp(max=length - 1), size, seg_chunk))
+
+
+class _Launch:
+    """What all kernels of one call share."""
+
+    def __init__(self, u: Tensor, A: Tensor, B: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor | None, keep: bool):
+        self.batch, self.length, self.channels = u.shape
+        self.groups, self.states = B.shape[2], A.shape[1]
+        self.packed = cu_seqlens is not None
+        self.segments = self.batch if cu_seqlens is None else cu_seqlens.numel() - 1
+        self.plan = make_plan(u, self.states, self.groups, self.segments, keep)
+        if cu_seqlens is None:
+            self.tables = _dense_tables(self.batch, self.length, self.plan.chunk, u.device)
+        else:
+            self.tables = _packed_tables(cu_seqlens, self.length, self.plan.chunk)
+        self.chunks = self.tables[0].numel()
+        self.reset = None
+        if seq_idx is not None:
+            change = seq_idx[:, 1:] != seq_idx[:, :-1]
+            self.reset = torch.nn.functional.pad(change, (1, 0)).to(torch.uint8).contiguous()
+        self.work = self.segments if self.plan.one_pass else self.chunks
+        self.dims = (self.channels, self.channels // self.groups, self.states, self.plan.per_group)
+        self.device = u.device
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
+    def chunk_buffers(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States, sums of delta, and 0 where a reset lies in the chunk."""
+        sums = self.empty(self.chunks, self.channels)
+        alive = None if self.reset is None else self.empty(self.chunks)
+        return self.empty(self.chunks, self.channels, self.states), sums, alive
+
+    def constants(self, softplus: bool) -> dict[str, Any]:
+        p = self.plan
+        return {"SOFTPLUS": softplus, "PACKED": self.packed, "NP": p.NP, "BD": p.BD, "num_warps": 1}
+
+
+def _unit(x: Tensor | None) -> Tensor | None:
+    """Any strides but a dense last dimension: slices of a projection's output are read in place."""
+    return x if x is None or x.stride(-1) == 1 else x.contiguous()
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
+    return (0,) * n if x is None else x.stride()[:n]
+
+
+def kept_chunks(length: int, batch: int, segments: int | None) -> int:
+    """How many states a training forward keeps."""
+    if segments is None:
+        return batch * -(-length // CHUNK_TRAINING)
+    return -(-length // CHUNK_TRAINING) + segments
+
+
+def scan_forward(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    softplus: bool,
+    initial_state: Tensor | None,
+    seq_idx: Tensor | None,
+    cu_seqlens: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, final states (S, D, N), and the states at chunk starts (chunks, D, N), or nothing unless `keep`."""
+    u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
+    A, D, dt_bias, initial_state = _dense(A), _dense(D), _dense(dt_bias), _dense(initial_state)
+    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep)
+    plan, (seg, start, size, seg_chunk) = run.plan, run.tables
+    y = (torch.zeros if run.packed else torch.empty)(u.shape, dtype=u.dtype, device=u.device)
+    final = run.empty(run.segments, run.channels, run.states)
+    kept = run.empty(0)
+    constants = run.constants(softplus)
+    if not plan.one_pass:
+        kept, sums, alive = run.chunk_buffers()
+        chunk_state_kernel[(plan.blocks, run.chunks)](
+            u, dt, A, B, dt_bias, run.reset, kept, sums, alive, seg, start, size, *run.dims, run.length,
+            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=_UNROLL, **constants,
+        )  # fmt: skip
+        carry_kernel[(plan.blocks, run.segments)](
+            A, initial_state, kept, sums, alive, final, seg_chunk, *run.dims,
+            REVERSE=False, NP=plan.NP, BD=plan.BD, num_warps=1,
+        )  # fmt: skip
+    elif keep:
+        kept = run.empty(run.chunks, run.channels, run.states)
+    output_kernel[(plan.blocks, run.work)](
+        u, dt, z, A, B, C, D, dt_bias, run.reset, initial_state, y, kept, final, seg, start, size, seg_chunk,
+        *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
+        ONE_PASS=plan.one_pass, KEEP=keep, UN=_UNROLL, **constants,
+    )  # fmt: skip
+    return y, final, kept if keep else run.empty(0)
+
+
+def scan_backward(
+    grad_y: Tensor,
+    grad_final: Tensor | None,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    softplus: bool,
+    seq_idx: Tensor | None,
+    cu_seqlens: Tensor | None,
+    kept: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of absent inputs are empty tensors."""
+    u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
+    A, D, dt_bias, grad_y, grad_final = (_dense(x) for x in (A, D, dt_bias, grad_y, grad_final))
+    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep=True)
+    plan, (seg, start, size, seg_chunk) = run.plan, run.tables
+    constants = run.constants(softplus)
+    make = torch.zeros_like if run.packed else torch.empty_like
+    du, ddt = (make(x, memory_format=torch.contiguous_format) for x in (u, dt))
+    dz = None if z is None else make(z, memory_format=torch.contiguous_format)
+    partial_shape = (plan.per_group, run.batch, run.length, run.groups, run.states)
+    dB, dC = ((torch.zeros if run.packed else torch.empty)(partial_shape, device=u.device) for _ in range(2))
+    dA = run.empty(run.work, run.channels, run.states)
+    dD = None if D is None else run.empty(run.work, run.channels)
+    dbias = None if dt_bias is None else run.empty(run.work, run.channels)
+    d_init = run.empty(run.segments, run.channels, run.states)
+    carry = None
+    if not plan.one_pass:
+        carry, sums, alive = run.chunk_buffers()
+        reverse_state_kernel[(plan.blocks, run.chunks)](
+            dt, z, grad_y, A, C, dt_bias, run.reset, carry, sums, alive, seg, start, size, *run.dims, run.length,
+            *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=_UNROLL, **constants,
+        )  # fmt: skip
+        carry_kernel[(plan.blocks, run.segments)](
+            A, grad_final, carry, sums, alive, d_init, seg_chunk, *run.dims,
+            REVERSE=True, NP=plan.NP, BD=plan.BD, num_warps=1,
+        )  # fmt: skip
+    items = plan.blocks * run.work
+    programs = min(items, _PROGRAMS_PER_SM * _multiprocessors(u.device))
+    parked = plan.chunk // _SUB
+    gradient_kernel[(programs,)](
+        u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, kept, carry, grad_final,
+        run.empty(programs, parked, plan.BD, plan.NP), du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
+        seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, items,
+        *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
+        ONE_PASS=plan.one_pass, SUB=_SUB, PARKED=parked, **constants,
+    )  # fmt: skip
+    return (
+        du,
+        ddt,
+        dA.sum(0).to(A.dtype),
+        dB.sum(0).to(B.dtype),
+        dC.sum(0).to(C.dtype),
+        run.empty(0) if D is None else dD.sum(0).to(D.dtype),
+        run.empty(0) if dz is None else dz,
+        run.empty(0) if dt_bias is None else dbias.sum(0).to(dt_bias.dtype),
+        d_init,
+    )

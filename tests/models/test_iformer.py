@@ -1,0 +1,452 @@
+"""iFormer as a zoo model: inputs of any size, losses, configuration, conversion, preprocessing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from hybridzoo import build_model, load_original
+from hybridzoo.errors import CheckpointError, ConfigError, InputError
+from hybridzoo.models.iformer.blocks import table_sides
+from hybridzoo.models.iformer.convert import fit_tables
+from hybridzoo.models.iformer.mixers import AttentionMixer, DropPath, InceptionMixer
+from hybridzoo.models.iformer.processing import image_processor
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(model):
+    """Random weights of order one, so that every path of the network shows in the output."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                fan_in = 1 if "pos_embed" in name else p[0].numel()
+                p.copy_(torch.randn(p.shape, generator=generator) / fan_in**0.5)
+            elif "layer_scale" in name:
+                p.fill_(0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively(build_model("iformer_test"))
+
+
+# Inputs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 32), (32, 64), (33, 47), (50, 31), (5, 5), (5, 97)])
+def test_rectangular_and_odd_images(model, height, width):
+    """A transposed image through the transposed network gives the transposed maps: no height is taken for a width."""
+    transposed = build_model("iformer_test").eval()
+    state = model.state_dict()
+    for key, value in state.items():
+        if "pos_embed" in key:
+            state[key] = value.transpose(1, 2)
+        elif value.ndim == 4:
+            state[key] = value.transpose(2, 3)
+    transposed.load_state_dict(state)
+    x = noise(2, 3, height, width)
+    with torch.no_grad():
+        ours = model(x, output_hidden_states=True)
+        theirs = transposed(x.transpose(2, 3), output_hidden_states=True)
+    for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(a, b.transpose(2, 3), **CLOSE)
+    torch.testing.assert_close(ours.logits, theirs.logits, **CLOSE)
+    assert ours.logits.std() > 1e-3
+
+
+def plain_mixer(mixer: InceptionMixer, x: torch.Tensor, high: int, heads: int, pool: int) -> torch.Tensor:
+    """The mixer written out once more, step by step and in NCHW, for any height and width."""
+    w, (_, height, width, _) = mixer.state_dict(), x.shape
+    x = x.permute(0, 3, 1, 2).contiguous()
+    half, low = high // 2, x.shape[1] - high
+    first = F.conv2d(x[:, :half].contiguous(), w["high_mixer.conv1.weight"])
+    first = F.gelu(F.conv2d(first, w["high_mixer.proj1.weight"], padding=1, groups=high))
+    second = F.max_pool2d(x[:, half:high].contiguous(), 3, stride=1, padding=1)
+    second = F.gelu(F.conv2d(second, w["high_mixer.proj2.weight"], w["high_mixer.proj2.bias"]))
+    rows = [
+        [x[:, high:, i * pool : (i + 1) * pool, j * pool : (j + 1) * pool].mean((2, 3)) for j in range(width // pool)]
+        for i in range(height // pool)
+    ]
+    h, v_, tokens = height // pool, width // pool, torch.stack([t for row in rows for t in row], dim=1)
+    qkv = tokens @ w["low_mixer.qkv.weight"].T + w["low_mixer.qkv.bias"]
+    q, k, v = (t.unflatten(2, (heads, low // heads)) for t in qkv.split(low, dim=2))
+    attention = torch.einsum("bnhd,bmhd->bhnm", q, k).mul((low // heads) ** -0.5).softmax(-1)
+    third = torch.einsum("bhnm,bmhd->bnhd", attention, v).reshape(-1, h, v_, low)
+    up = [[third[:, i * h // height, j * v_ // width] for j in range(width)] for i in range(height)]
+    third = torch.stack([torch.stack(row, dim=2) for row in up], dim=2)
+    y = torch.cat((first, second, third), dim=1)
+    y = y + F.conv2d(y, w["conv_fuse.weight"], padding=1, groups=y.shape[1])
+    return F.conv2d(y, w["proj.weight"], w["proj.bias"]).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 9), (3, 2)])
+def test_mixer_on_rectangular_and_odd_maps(pool, size):
+    torch.manual_seed(0)
+    mixer = lively(InceptionMixer(24, num_heads=6, attention_heads=2, pool_size=pool))
+    x = noise(2, *size, 24)
+    with torch.no_grad():
+        y, want = mixer(x), plain_mixer(mixer, x, high=16, heads=2, pool=pool)
+    torch.testing.assert_close(y, want, **CLOSE)
+
+
+def test_position_tables_follow_height_and_width_not_the_area(model):
+    """A map of 8x32 has as many places as the 16x16 table and still needs it resized."""
+    x = noise(1, 3, 16, 64)
+    built_for_it = build_model("iformer_test").eval()
+    backbone = type(model.iformer)(**{**model.config.backbone_arguments(), "img_size": (16, 64)}).eval()
+    backbone.load_state_dict(fit_tables(model.iformer.state_dict(), table_sides((16, 64), 2)))
+    built_for_it.iformer = backbone
+    assert backbone.pos_embed1.shape[1:3] == (8, 32)
+    torch.testing.assert_close(model(x).logits, built_for_it(x).logits, **CLOSE)
+
+
+def test_alone_equals_in_a_batch(model):
+    x = noise(5, 3, 40, 40)
+    with torch.no_grad():
+        batch, alone = model(x).logits, torch.cat([model(row[None]).logits for row in x])
+    torch.testing.assert_close(batch, alone, **CLOSE)
+
+
+def test_layout_of_the_input_does_not_matter(model):
+    x = noise(2, 3, 40, 40)
+    strided = noise(2, 40, 3, 40).transpose(1, 2)
+    torch.testing.assert_close(model(x).logits, model(x.to(memory_format=torch.channels_last)).logits, **CLOSE)
+    torch.testing.assert_close(model(strided).logits, model(strided.contiguous()).logits, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.zeros(1, 1, 32, 32), r"\(batch, 3, height, width\), got \(1, 1, 32, 32\)"),
+        (torch.zeros(3, 32, 32), r"got \(3, 32, 32\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "uint8: scale to"),
+        (torch.zeros(1, 3, 4, 32), "at least 5 pixels"),
+        (np.zeros((1, 3, 32, 32)), "got ndarray"),
+    ],
+)
+def test_bad_images_are_named(model, images, words):
+    with pytest.raises(InputError, match=words):
+        model(images)
+
+
+def test_grey_model_takes_rgb_of_equal_channels():
+    grey = lively(build_model("iformer_mini"))
+    x = noise(2, 1, 28, 28)
+    torch.testing.assert_close(grey(x).logits, grey(x.expand(-1, 3, -1, -1)).logits, **CLOSE)
+    with pytest.raises(InputError, match="1 channel"):
+        grey(noise(2, 2, 28, 28))
+
+
+# Losses --------------------------------------------------------------------------------------------------------------
+
+
+def test_losses(model):
+    x, config = noise(4, 3, 32, 32), model.config
+    labels = torch.tensor([0, 9, 3, 3])
+    hard = model(x, labels=labels)
+    torch.testing.assert_close(hard.loss, F.cross_entropy(hard.logits, labels))
+    soft = F.one_hot(labels, 10).float() * 0.9 + 0.01
+    torch.testing.assert_close(model(x, labels=soft).loss, F.cross_entropy(hard.logits, soft))
+    assert model(x, labels=labels, return_dict=False)[0] == hard.loss
+    try:
+        config.problem_type = "multi_label_classification"
+        want = F.binary_cross_entropy_with_logits(hard.logits, soft)
+        torch.testing.assert_close(model(x, labels=soft).loss, want)
+        config.problem_type = "regression"
+        torch.testing.assert_close(model(x, labels=soft).loss, F.mse_loss(hard.logits, soft))
+    finally:
+        config.problem_type = None
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([0, 10]), "classes 0 to 9"),
+        (torch.tensor([0, -1]), "from -1"),
+        (torch.tensor([0, 1, 2]), r"shape \(2,\)"),
+        (torch.rand(2, 3), r"shape \(2, 10\)"),
+    ],
+)
+def test_bad_labels_are_named(model, labels, words):
+    with pytest.raises(InputError, match=words):
+        model(noise(2, 3, 32, 32), labels=labels)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def test_drop_path_drops_whole_samples_and_scales_the_rest():
+    net = lively(build_model("iformer_test"))
+    block = net.iformer.blocks4[0]
+    x = noise(1, 3, 32, 32)
+
+    def last_map(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return net.iformer.forward_intermediates(images, indices=1, intermediates_only=True)[0]
+
+    torch.nn.init.zeros_(block.layer_scale_2)  # only the mixer's branch is left
+    with_branch = last_map(x)
+    scale = block.layer_scale_1.detach().clone()
+    torch.nn.init.zeros_(block.layer_scale_1)
+    without = last_map(x)
+    with torch.no_grad():
+        block.layer_scale_1.copy_(scale)
+    block.drop_path.rate = 0.25
+    torch.testing.assert_close(last_map(x), with_branch)  # nothing is dropped in eval mode
+    block.drop_path.train()
+    torch.manual_seed(0)
+    found = last_map(x.expand(400, -1, -1, -1))
+    dropped = (found - without).abs().amax((1, 2, 3)) < 1e-4
+    kept = without + (with_branch - without) / 0.75
+    torch.testing.assert_close(found[~dropped], kept.expand_as(found[~dropped]), **CLOSE)
+    assert 0.18 < dropped.float().mean() < 0.32
+
+
+def test_drop_path_rises_linearly_over_the_blocks():
+    backbone = build_model("iformer_small", device="meta", drop_path_rate=0.2).iformer
+    rates = [m.rate for m in backbone.modules() if isinstance(m, DropPath)]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.2, 18))
+
+
+def test_gradient_checkpointing_of_transformers():
+    plain, saving = build_model("iformer_test"), build_model("iformer_test")
+    saving.load_state_dict(plain.state_dict())
+    saving.gradient_checkpointing_enable()
+    assert saving.is_gradient_checkpointing
+    gradients = []
+    for net in (plain.train(), saving.train()):
+        net(**net.example_inputs(2, labels=True)).loss.backward()
+        gradients.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    state = build_model("iformer_test").state_dict()
+    for key, value in state.items():
+        if key.endswith(("running_mean", "bias")):
+            assert value.abs().max() == 0, key
+        elif "layer_scale" in key:
+            assert (value == 1e-6).all(), key
+        elif value.ndim > 1:
+            assert 0.01 < value.std() < 0.03, key
+            assert value.abs().max() < 0.12, key
+        elif key.endswith(("running_var", "norm1.weight", "norm2.weight", "norm.weight")):
+            assert (value == 1).all(), key
+
+
+def test_layer_groups_hold_every_parameter_once(model):
+    groups = model.layer_groups()
+    for name, _ in model.named_parameters():
+        assert sum(name.startswith(prefix) for group in groups for prefix in group) == 1, name
+    order = [
+        next(i for i, g in enumerate(groups) if any(n.startswith(p) for p in g))
+        for n in (
+            "iformer.patch_embed.proj1.weight",
+            "iformer.blocks1.0.norm1.weight",
+            "iformer.patch_embed2.proj.weight",
+            "iformer.blocks3.1.norm1.weight",
+            "iformer.pos_embed4",
+            "iformer.head.weight",
+        )
+    ]
+    assert order == sorted(set(order))
+
+
+def test_freeze_backbone_leaves_the_classifier():
+    net = build_model("iformer_test")
+    net.freeze_backbone()
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {"iformer.head.weight", "iformer.head.bias"}
+
+
+# Configuration -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"depths": [1, 1, 2]}, "depths"),
+        ({"attention_heads": [1, 2, 4]}, "3 entries for 5 blocks"),
+        ({"attention_heads": [1, 2, 4, 5, 8]}, r"attention_heads\[4\]=8: stage 4 has 8 heads; give 1 to 7"),
+        ({"embed_dims": [16, 33, 48, 64]}, "multiple of num_heads"),
+        ({"embed_dims": [6, 12, 18, 24], "num_heads": [2, 4, 6, 8]}, "must be even"),
+        ({"stem_stride": 3}, r"choose one of \[1, 2, 4\]"),
+        ({"high_mixer": "conv"}, "inception, attention"),
+        ({"image_size": 4}, "at least 5"),
+        ({"image_mean": [0.5]}, "one per channel"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "above 0"),
+        ({"crop_pct": 1.5}, "crop_pct"),
+        ({"interpolation": "bicubik"}, "bicubic"),
+        ({"drop_path_rate": 1.0}, "below 1"),
+        ({"mlp_ratio": 0}, "mlp_ratio"),
+        ({"embed_dim": [16, 32, 48, 64]}, "embed_dims"),
+        ({"depths": "1,1,2,1"}, "depths"),
+    ],
+)
+def test_impossible_configurations_are_named(values, words):
+    with pytest.raises(ConfigError, match=words):
+        build_model("iformer_test", **values)
+
+
+def test_the_ablation_has_equal_size_and_no_convolution_in_its_high_path():
+    nets = [build_model(name, device="meta") for name in ("iformer_mini", "iformer_mini_attention")]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in nets]
+    assert max(sizes) <= 2_000_000
+    assert abs(sizes[0] - sizes[1]) / sizes[0] < 0.02
+    for block in (b for k in range(1, 5) for b in getattr(nets[1].iformer, f"blocks{k}")):
+        assert isinstance(block.attn.high_mixer, AttentionMixer)
+    assert build_model("iformer_mini_attention").eval()(noise(1, 1, 28, 28)).logits.shape == (1, 10)
+
+
+# Conversion ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def original():
+    """A small network whose heads have the published width 32, in the original's layout, with its arguments."""
+    arguments = {
+        "img_size": 64,
+        "num_classes": 10,
+        "depths": [1, 1, 2, 1],
+        "embed_dims": [64, 96, 128, 160],
+        "num_heads": [2, 3, 4, 5],
+        "attention_heads": [1, 1, 2, 3, 4],
+    }
+    values = {**arguments, "image_size": 64, "num_labels": 10}
+    del values["img_size"], values["num_classes"]
+    net = lively(build_model("iformer_small", **values))
+    return net, net.to_original(), arguments
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+        lambda s: {"model": s},
+    ],
+    ids=["plain", "state_dict", "module", "model"],
+)
+@pytest.mark.parametrize("given", [True, False], ids=["config", "shapes"])
+def test_load_original(original, tmp_path, wrap, given):
+    net, state, arguments = original
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    loaded = load_original("iformer", tmp_path / "weights.pth", arguments if given else None)
+    x = noise(1, 3, 64, 64)
+    assert torch.equal(loaded(x).logits, net(x).logits)
+    assert loaded.to_original().keys() == state.keys()
+
+
+def test_384_arguments_with_the_tables_of_224(original):
+    """The original's own 384 constructor asks for larger tables than its published file holds; ours reads the file."""
+    _, state, arguments = original
+    loaded = load_original("iformer", state, {**arguments, "img_size": 96})
+    assert loaded.config.image_size == 96
+    assert loaded.config.position_size == 64
+    assert loaded.iformer.pos_embed1.shape[1:3] == (16, 16)
+    resized = build_model("iformer_small", **{**loaded.config.to_diff_dict(), "position_size": 96})
+    resized.load_strict(resized._convert_module().from_original(state, resized.config), where="test").eval()
+    assert resized.iformer.pos_embed1.shape[1:3] == (24, 24)
+    x = noise(1, 3, 96, 96)
+    torch.testing.assert_close(loaded(x).logits, resized(x).logits, **CLOSE)
+
+
+def test_conversion_leaves_its_input_alone(original):
+    net, state, _ = original
+    before = {k: v.clone() for k, v in state.items()}
+    net._convert_module().from_original(state, net.config)
+    assert all(torch.equal(before[k], state[k]) for k in before)
+    assert len(before) == len(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("blocks3.1.attn.conv_fuse.weight"), "1 missing: iformer.blocks3.1.attn.conv_fuse.weight"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unexpected: iformer.extra"),
+        (lambda s: s.update({"head.bias": torch.zeros(11)}), "mis-shaped: iformer.head.bias"),
+        (lambda s: s.pop("pos_embed1"), "no checkpoint of the original iFormer"),
+    ],
+)
+def test_foreign_checkpoints_are_named(original, change, words):
+    _, state, arguments = original
+    state = dict(state)
+    change(state)
+    with pytest.raises(CheckpointError, match=words):
+        load_original("iformer", state, arguments)
+
+
+def test_unknown_argument_and_unreadable_heads(original):
+    _, state, arguments = original
+    with pytest.raises(ConfigError, match="embed_dims"):
+        load_original("iformer", state, {**arguments, "embed_dim": 3})
+    narrow = build_model("iformer_test", stem_stride=4).to_original()
+    with pytest.raises(ConfigError, match="number of heads cannot be read"):
+        load_original("iformer", narrow)
+    with pytest.raises(ConfigError, match="stem_stride=1"):
+        build_model("iformer_mini").to_original()
+
+
+# Preprocessing and transformers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["iformer_small", "iformer_small_384", "iformer_mini"])
+@pytest.mark.parametrize("size", [(640, 480), (333, 500), (28, 28)])
+def test_processor_equals_timms_evaluation_transform(name, size):
+    config = build_model(name, device="meta").config
+    pixels = np.random.RandomState(0).randint(0, 255, (12, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    image = image.convert("L") if config.num_channels == 1 else image
+    transform = create_transform(
+        (config.num_channels, config.image_size, config.image_size),
+        mean=config.image_mean,
+        std=config.image_std,
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+    )
+    ours = image_processor(config)(image, return_tensors="pt")["pixel_values"][0]
+    levels = (ours - transform(image)).abs() * 255 * torch.tensor(config.image_std).view(-1, 1, 1)
+    assert levels.max() < 2.01  # of 255: Pillow and torchvision round their resizing differently
+    assert levels.mean() < 0.02
+
+
+@pytest.mark.parametrize("name", ["iformer_test", "iformer_mini"])
+def test_auto_classes_and_pipeline_from_a_folder(tmp_path, name):
+    net = lively(build_model(name, id2label={i: f"class {i}" for i in range(10)}))
+    net.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    x = net.example_inputs(2)
+    assert torch.equal(net(**x).logits, again(**x).logits)
+    image = Image.fromarray(np.random.RandomState(1).randint(0, 255, (50, 40, 3), dtype=np.uint8))
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")
+    scores = net(**pixels).logits.softmax(-1)[0]
+    found = pipeline("image-classification", model=str(tmp_path))(image, top_k=3)
+    assert [f["label"] for f in found] == [f"class {i}" for i in scores.topk(3).indices.tolist()]
+    assert found[0]["score"] == pytest.approx(scores.max().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["iformer_test", "iformer_mini_attention"])
+def test_compiles_without_graph_breaks_and_exports_any_size(name):
+    net = lively(build_model(name))
+    channels = net.config.num_channels
+    x = noise(2, channels, 40, 56)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x).logits, net(x).logits, **CLOSE)
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(net.iformer, (x,), dynamic_shapes={"x": {0: free, 2: free, 3: free}})
+    other = noise(3, channels, 51, 39)
+    torch.testing.assert_close(program.module()(other), net(other).logits, **CLOSE)

@@ -136,6 +136,7 @@ def _training(
 
     # Colour steps fill borders with a three-channel mean, whatever the model's number of channels.
     crop, colour, _ = parts(mean * (3 // channels), std * (3 // channels))
+    _keep_zero_bits(colour)
     _, _, final = parts(mean, std)
     if "scale" not in augment and "ratio" not in augment:
         flip = transforms.RandomHorizontalFlip(common["hflip"])
@@ -151,3 +152,20 @@ def _training(
 def _tensor_step(pipeline: Any) -> int:
     """Position of the conversion to a tensor in a composed transform."""
     return next(i for i, step in enumerate(pipeline.transforms) if "ToTensor" in type(step).__name__)
+
+
+def _keep_zero_bits(pipeline: Any) -> None:
+    """Let timm's posterize keep 0 bits (a black image, its strongest level), which Pillow 13 refuses with an error."""
+    from PIL import Image, ImageOps
+    from timm.data import auto_augment
+
+    def posterize(image: Any, bits_to_keep: int, **_: Any) -> Any:
+        if bits_to_keep >= 8:
+            return image
+        return ImageOps.posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
+
+    for step in pipeline.transforms:
+        policies = getattr(step, "ops", None) or [op for policy in getattr(step, "policy", []) for op in policy]
+        for op in policies:
+            if getattr(op, "aug_fn", None) is auto_augment.posterize:
+                op.aug_fn = posterize

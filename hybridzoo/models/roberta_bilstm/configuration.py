@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from hybridzoo.configuration import ZooConfig
 from hybridzoo.errors import ConfigError, unknown
@@ -55,7 +55,7 @@ class RobertaBiLSTMConfig(ZooConfig):
     """
 
     model_type = "roberta_bilstm"
-    sub_configs: ClassVar[dict[str, Any]] = {"encoder": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"encoder": PretrainedConfig}
 
     encoder: dict[str, Any] | PretrainedConfig | None = None
     cell: Literal["lstm", "gru", "none"] = "lstm"

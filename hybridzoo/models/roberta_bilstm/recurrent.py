@@ -7,6 +7,8 @@ positions 0 … lengths[b]-1. Use `tokens_first_order` to bring rows of any mask
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,28 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 def is_tracing() -> bool:
     """Whether the model is being compiled, exported or traced: then nothing may depend on the values of tensors."""
     return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+@contextmanager
+def _any_length_while_exporting(steps: object) -> Iterator[None]:
+    """Let torch.export keep a recurrent op whole when the number of steps is symbolic, as torch.onnx does on its own.
+
+    Without it, the op is unrolled over the example's steps, and the exported program takes no other length. The patches are
+    torch's, but private: where a version lacks them, only the example's length exports.
+    """
+    with ExitStack() as stack:
+        if isinstance(steps, torch.SymInt) and not torch.compiler.is_dynamo_compiling():
+            from torch.export import _patches
+
+            for cell in ("lstm", "gru"):
+                patch = getattr(_patches, f"register_{cell}_while_loop_decomposition", None)
+                if patch is not None:
+                    stack.enter_context(patch())
+            ops = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
+            for op in ops:  # an earlier torch.compile has left the unpatched kernel in the op's cache
+                getattr(op, "_dispatch_cache", {}).clear()
+            stack.callback(lambda: [getattr(op, "_dispatch_cache", {}).clear() for op in ops])
+        yield
 
 
 def tokens_first_order(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +71,11 @@ def reverse_index(lengths: Tensor, steps: int) -> Tensor:
     t = torch.arange(steps, device=lengths.device)[None, :]
     last = lengths[:, None] - 1
     return torch.where(t <= last, last - t, t)
+
+
+def _pick(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, T, D), index (B, T) -> the rows' positions in the order of index."""
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 class MaskedRNN(nn.Module):
@@ -136,25 +165,27 @@ class MaskedRNN(nn.Module):
         return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0]
 
     def _exportable(self, x: Tensor, lengths: Tensor) -> Tensor:
-        flip = reverse_index(lengths, x.shape[1])[:, :, None]  # (B, T, 1)
+        t = torch.arange(x.shape[1], device=x.device)[None, :].expand(x.shape[0], -1)  # (B, T)
+        flip = reverse_index(lengths, x.shape[1])
         for layer in range(self.num_layers):
             if layer:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-            states = self._one_direction(x, layer, "")
+            # Picking every step in its own order changes nothing, except for an exporter: torch's patch gives the states
+            # the example's number of steps, and a gather takes the symbolic one from its index.
+            states = _pick(self._one_direction(x, layer, ""), t)
             if len(self.directions) == 2:
-                backward = self._one_direction(x.gather(1, flip.expand_as(x)), layer, "_reverse")
-                states = torch.cat([states, backward.gather(1, flip.expand_as(backward))], dim=-1)
+                states = torch.cat([states, _pick(self._one_direction(_pick(x, flip), layer, "_reverse"), flip)], dim=-1)
             x = states
-        real = torch.arange(x.shape[1], device=x.device)[None, :] < lengths[:, None]
-        return x * real[:, :, None].to(x.dtype)
+        return x * (t < lengths[:, None])[:, :, None].to(x.dtype)
 
     def _one_direction(self, x: Tensor, layer: int, suffix: str) -> Tensor:
         zero = x.new_zeros(1, x.shape[0], self.hidden_size)
         weights = self._weights(layer, suffix)
-        # the positional arguments: biases, layers, dropout, training, both directions, batch first
-        if self.cell == "lstm":
-            return torch.lstm(x, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
-        return torch.gru(x, zero, weights, True, 1, 0.0, self.training, False, True)[0]
+        with _any_length_while_exporting(x.shape[1]):
+            # the positional arguments: biases, layers, dropout, training, both directions, batch first
+            if self.cell == "lstm":
+                return torch.lstm(x, (zero, zero), weights, True, 1, 0.0, self.training, False, True)[0]
+            return torch.gru(x, zero, weights, True, 1, 0.0, self.training, False, True)[0]
 
     def _weights(self, layer: int, suffix: str) -> list[Tensor]:
         return [getattr(self, f"{name}_l{layer}{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]

@@ -1,0 +1,1 @@
+"""Speed measurements: models and their rivals in one process, by one clock, into one JSON file."""

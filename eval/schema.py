@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import types
 import typing
@@ -341,7 +342,7 @@ def write_new(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
-            os.link(temporary, path)  # fails when the target exists, unlike a rename
+            _claim(temporary, path)
         finally:
             os.unlink(temporary)
     except FileExistsError as error:
@@ -350,6 +351,17 @@ def write_new(path: Path, data: bytes) -> None:
         ) from error
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror or error}; give another folder with --out") from error
+
+
+def _claim(temporary: str, path: Path) -> None:
+    """Give the file its name; FileExistsError when the name is taken (a rename would replace silently)."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        shutil.copyfile(temporary, path)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

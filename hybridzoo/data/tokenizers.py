@@ -43,7 +43,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int, *, lower_case: bo
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(["<mask>"])
-    tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), add_prefix_space=True)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

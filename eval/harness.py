@@ -1,0 +1,430 @@
+"""`evaluate`: a model and a task to one result. Predictions are written first, and scores are computed from what was
+written.
+
+from hybridzoo.eval import evaluate
+result = evaluate("iformer_mini", "fashion_mnist_mini", out="results")
+result.metrics["top1"].value
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybridzoo import registry
+from hybridzoo.data import DataBundle, DataWarning, Split, load_data
+from hybridzoo.errors import ConfigError, DataError
+from hybridzoo.eval import record
+from hybridzoo.eval.predictions import PredictionFile, Predictions, score
+from hybridzoo.eval.schema import (
+    DatasetRef,
+    Efficiency,
+    Metric,
+    ModelRef,
+    PredictionsRef,
+    Provenance,
+    Result,
+    ResultError,
+    Run,
+    TaskRef,
+    write_new,
+)
+from hybridzoo.eval.tasks import LOWER_IS_BETTER, Task, load_task
+
+BASELINE = "baseline:"
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A result, the predictions behind it, and where both were written (None: nowhere)."""
+
+    result: Result
+    predictions: PredictionFile
+    path: Path | None
+
+
+def evaluate(
+    model: Any,
+    task: str | Task,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    device: Any = None,
+    root: str | Path | None = None,
+    protocol: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Result:
+    """Evaluate a model; `run_task` says what the arguments are, and returns the predictions too."""
+    return run_task(
+        model,
+        task,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        root=root,
+        protocol=protocol,
+        seed=seed,
+        out=out,
+        **options,
+    ).result
+
+
+def run_task(
+    model: Any,
+    task: str | Task,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    device: Any = None,
+    root: str | Path | None = None,
+    protocol: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    dtype: str = "float32",
+    calibrate: bool = False,
+    name: str | None = None,
+    command: str | None = None,
+    notes: str = "",
+    progress: bool = False,
+    num_workers: int = 0,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate a model on a task.
+
+    Args:
+        model: a model in memory, a registered name, a folder or hub id, or `"baseline:NAME"` (trained on the task's
+            train split).
+        task: a name of `list_tasks()`, or a Task.
+        limit: score only so many samples (a stratified draw); the track becomes `subset`.
+        batch_size: samples per forward; 32 if left out.
+        device: left out: a GPU if there is one.
+        root: where the data lie; embedded sets need none.
+        protocol: another protocol of the task's data.
+        seed: of the bootstrap.
+        out: folder for result and predictions (`<out>/<task>/<model>/…`); left out, nothing is written.
+        dtype: "float32" or "bfloat16".
+        calibrate: also predict the validation split, fit a temperature on it, and report NLL and ECE after it.
+        name: of the model in the result; `name.tag` gives it a tag.
+        command: recorded in the result.
+        notes: recorded in the result.
+        progress: bars on stderr.
+        num_workers: processes that read images.
+        **options: of `TextClassifier` (`tokenizer`, `long_text`, `max_length`, `preprocess`) or `ImageClassifier`.
+
+    Raises:
+        DataError, UnknownNameError, ConfigError, CheckpointError, ResultError: each names what was given and the fix.
+    """
+    started = datetime.now(UTC)
+    spec = load_task(task, protocol) if isinstance(task, str) else task
+    baseline = isinstance(model, str) and model.startswith(BASELINE)
+    predictor = None if baseline else _load(model, spec, device, dtype, name, options)
+    bundle, total = _read_data(spec, root, limit, baseline)
+    if predictor is None:
+        if options:
+            raise ConfigError(f"a baseline takes no {', '.join(options)}")
+        predictor = _Baseline(str(model).removeprefix(BASELINE), bundle, seed)
+    test = bundle[spec.split]
+    begin = time.perf_counter()
+    logits = predictor.logits(bundle, test, batch_size or DEFAULT_BATCH_SIZE, num_workers, progress)
+    seconds = time.perf_counter() - begin
+    validation = None
+    if calibrate:
+        held_out = bundle["validation"]
+        more = predictor.logits(bundle, held_out, batch_size or DEFAULT_BATCH_SIZE, num_workers, progress)
+        validation = Predictions.from_logits(held_out.ids, held_out.labels, more)
+    written = PredictionFile(
+        spec.name, bundle.info.label_names, Predictions.from_logits(test.ids, test.labels, logits), validation
+    )
+    data = written.to_bytes()
+    predictions = PredictionFile.from_bytes(data)  # scored as they stand in the file, rounding included
+    metrics, details = score(predictions, spec, seed=seed)
+    commit, dirty = record.git_state()
+    result = Result(
+        model=predictor.reference,
+        task=_task_ref(spec, bundle, total),
+        metrics=metrics,
+        track=bundle.info.track,
+        details=details,
+        efficiency=Efficiency(
+            throughput=round(len(test) / seconds, 2),
+            batch_size=batch_size or DEFAULT_BATCH_SIZE,
+            peak_memory_mb=predictor.peak_memory_mb(),
+        ),
+        run=Run(
+            date=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            command=command or _command(model, spec, limit, root, calibrate, dtype),
+            recipe=predictor.recipe.get("title"),
+            training_seed=predictor.recipe.get("seed"),
+            seed=seed,
+            dtype=dtype,
+            device=predictor.device_name,
+            git_commit=commit,
+            git_dirty=dirty,
+            versions=record.versions(),
+            wall_s=round(seconds, 3),
+        ),
+        provenance=Provenance(
+            status="measured",
+            predictions=PredictionsRef(path="predictions.jsonl.gz", sha256=hashlib.sha256(data).hexdigest()),
+            notes="; ".join(n for n in (predictor.note, notes) if n),
+        ),
+    )
+    path = None
+    if out is not None:
+        result, path = write_result(result, data, Path(out))
+    result.validate()
+    return Evaluation(result, predictions, path)
+
+
+def write_result(result: Result, predictions: bytes, out: Path) -> tuple[Result, Path]:
+    """Write predictions, then the result that names them; each file complete or not at all, and never over another."""
+    path = result.path_in(out)
+    number = 1
+    while path.exists() or path.with_name(f"{path.stem}.predictions.jsonl.gz").exists():
+        number += 1
+        base = result.path_in(out)
+        path = base.with_name(f"{base.stem}-{number}.json")
+    file = path.with_name(f"{path.stem}.predictions.jsonl.gz")
+    assert result.provenance.predictions is not None
+    reference = replace(result.provenance.predictions, path=file.name)
+    result = replace(result, provenance=replace(result.provenance, predictions=reference))
+    result.validate()
+    write_new(file, predictions)
+    try:
+        result.to_json(path)
+    except ResultError:
+        file.unlink(missing_ok=True)
+        raise
+    return result, path
+
+
+def rescore(path: str | Path) -> dict[str, Metric]:
+    """The metrics of a result file, computed again from the predictions beside it.
+
+    Raises:
+        ResultError: a paper row, or predictions that are missing or not the ones that were scored.
+    """
+    path = Path(path)
+    result = Result.from_json(path)
+    reference = result.provenance.predictions
+    if reference is None or result.run is None:
+        raise ResultError(f"{path} is a paper row: there are no predictions to score")
+    file = PredictionFile.read(path.parent / reference.path, reference.sha256)
+    return score(file, load_task(result.task.name), seed=result.run.seed)[0]
+
+
+def _read_data(spec: Task, root: Any, limit: int | None, baseline: bool) -> tuple[DataBundle, int]:
+    """The bundle, and how many samples the scored split has without `limit`. A baseline trains on the whole train
+    split.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*splits share samples", category=DataWarning
+        )  # stands in the result
+        full = load_data(spec.data, root=root, protocol=spec.protocol)
+    total = len(full[spec.split])
+    if limit is None or limit >= total:
+        if limit is not None and limit < 1:
+            raise DataError(f"limit must be at least 1, got {limit}")
+        return full, total
+    from hybridzoo.data.splits import stratified_subset
+
+    if limit < 1:
+        raise DataError(f"limit must be at least 1, got {limit}")
+    test = full[spec.split]
+    splits = {**full.splits, spec.split: test.select(stratified_subset(test.labels, limit, full.info.seed))}
+    return DataBundle(replace(full.info, track="subset"), splits), total
+
+
+def _task_ref(spec: Task, bundle: DataBundle, total: int) -> TaskRef:
+    info = bundle.info
+    shared = [f"{count} samples of {pair}" for pair, count in info.duplicates.items() if spec.split in pair]
+    return TaskRef(
+        name=spec.name,
+        version=spec.version,
+        protocol=info.protocol,
+        primary=spec.primary,
+        higher_is_better=spec.primary not in LOWER_IS_BETTER,
+        dataset=DatasetRef(
+            id=info.name,
+            split=spec.split,
+            n_total=total,
+            n_used=len(bundle[spec.split]),
+            revision=info.revision or None,
+            sha256=info.sha256,
+            sha256_of=info.sha256_of,
+            skipped=len(info.skipped),
+            notes=[*info.notes, *shared],
+        ),
+    )
+
+
+def _command(model: Any, spec: Task, limit: int | None, root: Any, calibrate: bool, dtype: str) -> str:
+    """The command that repeats the run; local paths are replaced by ROOT and by the folder's name."""
+    shown = Path(model).name if isinstance(model, Path) or (isinstance(model, str) and Path(model).is_dir()) else model
+    words = ["hybridzoo", "eval", shown if isinstance(shown, str) else type(model).__name__, spec.name]
+    words += ["--limit", str(limit)] if limit is not None else []
+    words += ["--root", "ROOT"] if root is not None else []
+    words += ["--calibrate"] if calibrate else []
+    words += ["--dtype", dtype] if dtype != "float32" else []
+    return shlex.join(words)
+
+
+# Predictors ----------------------------------------------------------------------------------------------------------
+
+
+def _load(model: Any, spec: Task, device: Any, dtype: str, name: str | None, options: dict[str, Any]) -> _ZooPredictor:
+    from hybridzoo.inference.classifier import pick_device
+
+    place = pick_device(device)
+    recipe: dict[str, Any] = {}
+    uri: str | None = "in memory"
+    shown, note = name, ""
+    if isinstance(model, (str, Path)):
+        from hybridzoo.loading import build_model
+
+        text = str(model)
+        folder = Path(text.removeprefix("local-dir:")).expanduser()
+        if folder.is_dir() and (isinstance(model, Path) or "/" in text or not registry.is_model(text)):
+            recipe = record.read_recipe(folder)
+            shown = (
+                shown or f"{recipe['name'].partition('.')[0]}.{folder.resolve().name}" if recipe.get("name") else shown
+            )
+            shown = shown or folder.resolve().name
+            uri = f"local-dir:{folder.resolve().name}"
+            built = build_model(folder)
+        elif registry.is_model(text):
+            entry, tag = registry.get_model(text)
+            tag = tag or entry.default_tag
+            uri = entry.tags[tag].uri if tag else None
+            shown = shown or (f"{entry.name}.{tag}" if tag else entry.name)
+            built = build_model(f"{entry.name}.{tag}" if tag else entry.name, pretrained=tag is not None)
+        else:
+            uri, built = text, build_model(text)
+            shown = shown or text.removeprefix("hf-hub:").replace("/", "__").partition("@")[0]
+    else:
+        built = model
+        source = getattr(model, "name_or_path", "")
+        shown = shown or (Path(source).name if source else type(model).__name__)
+    if uri is None:
+        note = "random weights: this model has no published ones"
+        warnings.warn(f"{shown} has no published weights; random ones are evaluated", UserWarning, stacklevel=4)
+    return _ZooPredictor(built, spec, place, dtype, shown or "model", uri, recipe, note, options)
+
+
+class _ZooPredictor:
+    """A classifier with what the result says about it."""
+
+    def __init__(
+        self,
+        model: Any,
+        spec: Task,
+        device: Any,
+        dtype: str,
+        name: str,
+        uri: str | None,
+        recipe: dict[str, Any],
+        note: str,
+        options: dict[str, Any],
+    ):
+        from hybridzoo.inference import ImageClassifier, TextClassifier
+
+        task = getattr(model, "task", None)
+        if task is not None and task != spec.kind:
+            raise ConfigError(f"{name} does {task}, but task {spec.name!r} needs a model for {spec.kind}")
+        self.spec, self.recipe, self.note = spec, recipe, note
+        classifier = TextClassifier if spec.kind == "text-classification" else ImageClassifier
+        self.classifier: Any = classifier(model, device=device, dtype=dtype, **options)
+        self.device_name = record.device_name(self.classifier.device)
+        config = model.config
+        if spec.kind == "text-classification":
+            settings = {
+                "max_length": self.classifier.max_length,
+                "long_text": self.classifier.long_text,
+                "preprocess": self.classifier.collator.preprocess,
+                "temperature": float(getattr(config, "temperature", 1.0)),
+            }
+        else:
+            keys = ("image_size", "num_channels", "crop_pct", "interpolation")
+            settings = {k: getattr(config, k) for k in keys if hasattr(config, k)}
+        base, _, tag = name.partition(".")
+        self.reference: ModelRef = record.describe_model(model, name=base, tag=tag or None, uri=uri, settings=settings)
+
+    def logits(self, bundle: DataBundle, split: Split, batch_size: int, num_workers: int, progress: bool) -> np.ndarray:
+        """(N, K) logits in the order of the data's classes."""
+        order = match_labels(self.classifier.label_names, bundle.info.label_names, self.reference.full_name)
+        if split.kind == "text":
+            logits = self.classifier.logits(split.content, batch_size, progress=progress)
+        else:
+            logits = self.classifier.logits(split, batch_size, num_workers=num_workers, progress=progress)
+        return logits if order is None else logits[:, order]
+
+    def peak_memory_mb(self) -> float | None:
+        """Of the GPU, since the process began."""
+        import torch
+
+        if self.classifier.device.type != "cuda":
+            return None
+        return round(torch.cuda.max_memory_allocated(self.classifier.device) / 2**20, 1)
+
+
+class _Baseline:
+    """A baseline of `eval/baselines`, fitted on the train split of the task's data."""
+
+    def __init__(self, name: str, bundle: DataBundle, seed: int):
+        from hybridzoo.eval.baselines import load_baseline
+
+        self.model = load_baseline(name, task=bundle.info.task)
+        self.recipe: dict[str, Any] = {"seed": seed}
+        self.note = "fitted on the train split in this run"
+        self.device_name = "CPU"
+        self.model.fit(bundle["train"], seed=seed)
+        self.reference = ModelRef(
+            name=f"baseline_{record.safe_name(name)}", family="baseline", settings=dict(self.model.settings)
+        )
+
+    def logits(self, bundle: DataBundle, split: Split, batch_size: int, num_workers: int, progress: bool) -> np.ndarray:
+        return np.asarray(self.model.logits(split))
+
+    def peak_memory_mb(self) -> None:
+        return None
+
+
+def match_labels(model: Sequence[str], data: Sequence[str], name: str) -> list[int] | None:
+    """Positions of the data's classes among the model's, None for the same order.
+
+    Names are compared without case. A model with generic names (LABEL_0 …), or any 1,000-class model on ImageNet's
+    wnids, is taken to
+    have the data's order.
+
+    Raises:
+        ConfigError: another number of classes, or other names.
+    """
+    if len(model) != len(data):
+        raise ConfigError(
+            f"{name} has {len(model)} classes ({', '.join(model[:4])} …), the data {len(data)} "
+            f"({', '.join(data[:4])} …)"
+        )
+    left, right = [n.strip().lower() for n in model], [n.strip().lower() for n in data]
+    generic = all(n == f"label_{i}" or n == str(i) for i, n in enumerate(left))
+    wnids = len(right) == 1000 and all(n[:1] == "n" and n[1:].isdigit() for n in right)
+    if left == right or generic or (wnids and set(left) != set(right)):
+        return None
+    if sorted(left) != sorted(right) or len(set(left)) != len(left):
+        raise ConfigError(
+            f"{name} predicts {', '.join(model[:6])}, the data has {', '.join(data[:6])}; set id2label in the "
+            f"model's config"
+        )
+    return [left.index(n) for n in right]

@@ -88,5 +88,10 @@ _register(
     **LINEAR,
 )
 _register(
-    "roberta_bilstm_test", "tiny and random, for tests", encoder=TEST, lstm_hidden_size=16, head_hidden_size=32, max_length=64
+    "roberta_bilstm_test",
+    "tiny and random, for tests",
+    encoder=TEST,
+    lstm_hidden_size=16,
+    head_hidden_size=32,
+    max_length=64,
 )

@@ -20,7 +20,9 @@ PREPROCESS = ("none", "html", "tweet", "paper")
 ROBERTA_BASE = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 # Encoders whose positions start at pad_token_id + 1, so that they hold that many tokens fewer.
-_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"})
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+)
 
 
 @strict

@@ -83,7 +83,9 @@ def check_labels(config: RobertaBiLSTMConfig, logits: Tensor, labels: Tensor) ->
                 bad = sorted({int(v) for v in known} - set(range(classes)))
                 raise InputError(f"labels {bad[:5]} are outside 0 … {classes - 1}; the model has num_labels={classes}")
     elif labels.numel() != logits.numel() or not labels.is_floating_point():
-        raise InputError(f"labels for {kind} must be floats of {(rows, classes)}, got {tuple(labels.shape)} {labels.dtype}")
+        raise InputError(
+            f"labels for {kind} must be floats of {(rows, classes)}, got {tuple(labels.shape)} {labels.dtype}"
+        )
 
 
 def classification_loss(config: RobertaBiLSTMConfig, logits: Tensor, labels: Tensor) -> Tensor:

@@ -50,7 +50,9 @@ class Pooling(nn.Module):
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """states (B, T, P), lengths (B,) -> (B, P), or (B, T * P) for flatten."""
-        real = (torch.arange(states.shape[1], device=states.device)[None, :] < lengths[:, None])[:, :, None]  # (B, T, 1)
+        real = (torch.arange(states.shape[1], device=states.device)[None, :] < lengths[:, None])[
+            :, :, None
+        ]  # (B, T, 1)
         if self.kind == "cls":
             return states[:, 0]
         if self.kind == "flatten":
@@ -255,7 +257,9 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
         encoder = AutoConfig.from_pretrained(source, trust_remote_code=False)
         overrides = config_values.pop("encoder", None)
         encoder = merge_encoder(encoder, overrides)
-        config_values.setdefault("max_length", min(512, RobertaBiLSTMConfig(encoder=encoder, max_length=1).max_tokens or 512))
+        config_values.setdefault(
+            "max_length", min(512, RobertaBiLSTMConfig(encoder=encoder, max_length=1).max_tokens or 512)
+        )
         config = make_config(cls.family, {**config_values, "encoder": encoder})
         model = cls(config)
         pretrained, info = AutoModel.from_pretrained(

@@ -126,7 +126,9 @@ class MaskedRNN(nn.Module):
             init.uniform_(parameter, -bound, bound)  # transformers' form: spares what a checkpoint has filled
 
     def extra_repr(self) -> str:
-        return f"{self.cell}, hidden_size={self.hidden_size}, layers={self.num_layers}, directions={len(self.directions)}"
+        return (
+            f"{self.cell}, hidden_size={self.hidden_size}, layers={self.num_layers}, directions={len(self.directions)}"
+        )
 
     def forward(self, x: Tensor, lengths: Tensor | None, *, exportable: bool | None = None) -> Tensor:
         """States of the last layer.
@@ -174,7 +176,9 @@ class MaskedRNN(nn.Module):
             # the example's number of steps, and a gather takes the symbolic one from its index.
             states = _pick(self._one_direction(x, layer, ""), t)
             if len(self.directions) == 2:
-                states = torch.cat([states, _pick(self._one_direction(_pick(x, flip), layer, "_reverse"), flip)], dim=-1)
+                states = torch.cat(
+                    [states, _pick(self._one_direction(_pick(x, flip), layer, "_reverse"), flip)], dim=-1
+                )
             x = states
         return x * (t < lengths[:, None])[:, :, None].to(x.dtype)
 

@@ -44,7 +44,7 @@ def depthwise_conv2d(
         raise InputError(f"epilogue={epilogue!r}: give one of {', '.join(EPILOGUES)}")
     if not parts or any(part.ndim != 4 for part in parts):
         raise InputError(f"expected maps (B, H, W, C), got {[tuple(part.shape) for part in parts]}")
-    if len({(part.shape[0], part.dtype) for part in parts}) > 1:
+    if any(part.shape[0] != parts[0].shape[0] or part.dtype != parts[0].dtype for part in parts):
         given = [(tuple(part.shape), str(part.dtype)) for part in parts]
         raise InputError(f"all parts need one batch size and dtype, got {given}")
     channels = sum(part.shape[3] for part in parts)

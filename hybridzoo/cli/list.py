@@ -53,8 +53,7 @@ def list_command(
         raise typer.Exit(1)
     header = ["name", "family", "task", *(["parameters"] if parameters else []), "weights", "summary"]
     cells = [
-        [r["name"], r["family"], r["task"], *([si(r["parameters"])] if parameters else [])]
-        + [", ".join(r["tags"]) or None, r["summary"]]
+        [r["name"], r["family"], r["task"], *([si(r["parameters"])] if parameters else []), ", ".join(r["tags"]) or None, r["summary"]]
         for r in rows
     ]
     typer.echo(text_table(header, cells, right=[3] if parameters else []))

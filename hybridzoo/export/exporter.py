@@ -79,7 +79,7 @@ def export_model(
 ) -> ExportReport:
     """Write a model for other runtimes: logits as a function of its inputs, with a free batch size.
 
-    Text models also get a free sequence length. The file is run on sizes that differ from the exported ones and compared
+    Text models also get a free sequence length. The file is run on other sizes than the exported ones and compared
     with the model. It appears at `path` only when it is complete and agrees.
 
     Args:
@@ -117,9 +117,8 @@ def export_model(
             except HybridzooError:
                 raise
             except Exception as error:  # both exporters raise many unrelated classes
-                raise CheckpointError(
-                    f"{type(model).__name__} cannot be exported as {format}: {type(error).__name__}: {_first_lines(error)}"
-                ) from error
+                what = f"{type(error).__name__}: {_first_lines(error)}"
+                raise CheckpointError(f"{type(model).__name__} cannot be exported as {format}: {what}") from error
             checks = _compare(model, load(part), example) if check else []
             size = sum(file.stat().st_size for file in folder.iterdir())
             move_files(folder, path.parent, last=path.name)
@@ -240,8 +239,8 @@ def _compare(model: Any, run: Callable[[dict[str, Tensor]], Tensor], example: di
         shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
         if not error <= TOLERANCE.get(next(model.parameters()).dtype, 1e-4) * max(scale, 1.0):
             raise CheckpointError(
-                f"the exported file disagrees with the model: {error:.2e} at inputs {shapes} (outputs up to {scale:.2g}); "
-                "nothing was written"
+                f"the exported file disagrees with the model: {error:.2e} at inputs {shapes} (outputs up to "
+                f"{scale:.2g}); nothing was written"
             )
         checks.append(Check(shapes=shapes, max_abs_error=error, scale=scale))
     return checks

@@ -1,7 +1,7 @@
 """LSTM and GRU layers that export with a free sequence length.
 
 torch.export unrolls `torch.lstm` and `torch.gru` step by step, which fixes the length and makes graphs of thousands of
-nodes. While `one_op_per_layer()` is active, each call of one layer in one direction becomes one `hybridzoo::` op instead;
+nodes. While `one_op_per_layer()` is active, each call of one layer in one direction becomes one `hybridzoo::` op;
 ONNX has the same layers as operators of its own (`onnx_translations`). A .pt2 file with such an op is loaded after
 `import hybridzoo.export`, which registers it.
 
@@ -50,7 +50,7 @@ def _(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Ten
     return x.new_empty(*x.shape[:2], w_hh.shape[1]), torch.empty_like(h0)
 
 
-class one_op_per_layer(TorchFunctionMode):  # noqa: N801 (a context manager, used as a function)
+class one_op_per_layer(TorchFunctionMode):
     """Replace one-layer, one-direction, batch-first `torch.lstm` / `torch.gru` calls by the ops above."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

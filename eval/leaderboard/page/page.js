@@ -244,8 +244,8 @@
         el("td", {}, link(run.json, "JSON", `Result file of ${row.label}, seed ${run.seed}`))))));
     const text = commands.join("\n");
     const copy = !text ? null : el("button", { type: "button", class: "quiet", onclick: (event) => copyText(text, event.target) }, "Copy");
-    return el("tr", { class: "detail" }, el("td", { colspan: width }, facts,
-      text ? el("p", { style: "margin:0.4rem 0 0.2rem" }, "Command ", copy) : null, text ? el("pre", {}, el("code", {}, text)) : null, runs));
+    return el("tr", { class: "detail" }, el("td", { colspan: width }, el("div", { class: "stick" }, facts,
+      text ? el("p", {}, "Command ", copy) : null, text ? el("pre", {}, el("code", {}, text)) : null, runs)));
   }
 
   function copyText(text, button) {
@@ -266,7 +266,7 @@
       const members = rows.filter((row) => row.group === group.key);
       if (!members.length) continue;
       const body = el("tbody", {}, el("tr", {}, el("th", { class: "group", scope: "rowgroup", colspan: cols.length + 1 },
-        group.label, el("span", {}, group.note))));
+        el("div", { class: "stick" }, group.label, el("span", {}, group.note)))));
       for (const row of members) {
         body.append(el("tr", { class: "entry" }, ...cols.map((column) => cell(row, column)), evidence(row)));
         if (state.open.has(row.id)) body.append(detail(row, cols.length + 1));

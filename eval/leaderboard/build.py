@@ -1,0 +1,95 @@
+"""Write the leaderboard's three files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from hybridzoo._paths import PACKAGE, asset_root
+from hybridzoo.errors import SourceError
+from hybridzoo.eval.leaderboard.render import csv_text, markdown, page
+from hybridzoo.eval.leaderboard.rows import load_tables
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files go."""
+
+    markdown: Path
+    csv: Path
+    page: Path
+
+    @classmethod
+    def in_repository(cls, root: Path) -> Self:
+        """LEADERBOARD.md at the root, page and CSV under docs/leaderboard."""
+        folder = root / "docs" / "leaderboard"
+        return cls(markdown=root / "LEADERBOARD.md", csv=folder / "leaderboard.csv", page=folder / "index.html")
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        """All three beside each other."""
+        return cls(markdown=folder / "LEADERBOARD.md", csv=folder / "leaderboard.csv", page=folder / "index.html")
+
+
+def default_results() -> Path:
+    """`eval/results` of the clone (or of the installed package, which ships none)."""
+    return asset_root("eval") / "results"
+
+
+def default_outputs() -> Outputs:
+    """The repository's own files; outside a clone, the current folder."""
+    root = PACKAGE.parent
+    return Outputs.in_repository(root) if (root / "setup.py").is_file() else Outputs.in_folder(Path.cwd())
+
+
+def render_all(results: Path, outputs: Outputs, *, repository: str | None = None) -> dict[Path, str]:
+    """Path -> text of every generated file.
+
+    Raises:
+        ResultError: a result file is invalid, misplaced or of an unknown task.
+    """
+    tables = load_tables(results)
+    return {
+        outputs.markdown: markdown(tables, outputs.markdown.parent),
+        outputs.csv: csv_text(tables),
+        outputs.page: page(
+            tables, outputs.page.parent, markdown_path=outputs.markdown, csv_path=outputs.csv, repository=repository
+        ),
+    }
+
+
+def build(results: Path | None = None, outputs: Outputs | None = None, *, repository: str | None = None) -> Outputs:
+    """Read every result below `results` and write the three files, each atomically.
+
+    Args:
+        results: folder of result files; `eval/results` if left out.
+        outputs: where to write; the repository's places if left out.
+        repository: address of the repository on the web, for links to commits.
+
+    Raises:
+        ResultError: a result file is invalid, misplaced or of an unknown task.
+        SourceError: a file cannot be written.
+    """
+    outputs = outputs or default_outputs()
+    for path, text in render_all(results or default_results(), outputs, repository=repository).items():
+        _write(path, text)
+    return outputs
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.chmod(part, 0o644)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+    except OSError as error:
+        raise SourceError(f"cannot write {path}: {error.strerror or error}; choose a folder with --out") from error

@@ -39,13 +39,16 @@ class ModelInfo:
 
     @cached_property
     def flops(self) -> int:
-        """Floating-point operations of one forward of one sample (`example_inputs`), a multiply-add counted as two."""
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
+        """Floating-point operations of one forward of one sample (`example_inputs`), a multiply-add counted as two.
 
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self._meta(**self._meta.example_inputs(batch_size=1))
-        return counter.get_total_flops()
+        Counted on the meta device, without computing; a model whose forward reads values (masks) runs on the CPU.
+        """
+        try:
+            return _count_flops(self._meta)
+        except (RuntimeError, NotImplementedError):  # .item() or a missing meta kernel
+            from hybridzoo.loading import build_model
+
+            return _count_flops(build_model(self.name).eval())
 
     def to_dict(self, *, measure: bool = True) -> dict[str, Any]:
         """A plain dictionary; `measure=False` leaves out what needs the model to be built."""
@@ -59,6 +62,26 @@ class ModelInfo:
         if measure:
             facts |= {"parameters": self.parameters, "flops": self.flops}
         return facts
+
+
+def _count_flops(model: Any) -> int:
+    import warnings
+
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Fused attention and fused LSTM layers on the CPU are not in torch's table; their parts are.
+    plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)
+    with (
+        warnings.catch_warnings(action="ignore"),
+        plain[0],
+        plain[1],
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model(**model.example_inputs(batch_size=1))
+    return counter.get_total_flops()
 
 
 def model_info(name: str) -> ModelInfo:

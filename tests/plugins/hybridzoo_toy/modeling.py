@@ -31,6 +31,7 @@ class ToyForImageClassification(ZooModel):
     task = "image-classification"
     head_names = ("classifier",)
     base_model_prefix = "toy"
+    main_input_name = "pixel_values"
     _no_split_modules = ("ToyBlock",)
 
     def __init__(self, config: ToyConfig) -> None:

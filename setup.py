@@ -17,6 +17,6 @@ def mapped_packages() -> list[str]:
 setup(
     packages=find_packages(include=["hybridzoo", "hybridzoo.*"]) + mapped_packages(),
     package_dir={"": ".", **MAPPED},
-    package_data={"": ["*.yaml", "*.md", "*.html", "*.json", "*.txt", "*.gz", "*.safetensors", "py.typed"]},
+    package_data={"": ["*.yaml", "*.md", "*.html", "*.jinja", "*.css", "*.js", "*.json", "*.txt", "*.gz", "*.safetensors", "py.typed"]},
     exclude_package_data={"": ["results/*"]},
 )

@@ -135,7 +135,8 @@ def page(tables: list[Table], folder: Path, *, markdown_path: Path, csv_path: Pa
     tasks = "task" if len(tables) == 1 else "tasks"
     return environment.get_template("page.html.jinja").render(
         title=TITLE,
-        lead=f"{len(models)} models on {len(tables)} {tasks}. Every measured row links to its result file, and names its recipe "
+        lead=f"{len(models)} models on {len(tables)} {tasks}. "
+        "Every measured row links to its result file, and names its recipe "
         "and commit. Rows are ranked only within their group.",
         legend=LEGEND,
         css=Markup(_inline("page.css")),

@@ -51,9 +51,11 @@ def list_command(
     if not rows:
         typer.echo("no model matches; `hybridzoo list` shows all", err=True)
         raise typer.Exit(1)
-    header = ["name", "family", "task", *(["parameters"] if parameters else []), "weights", "summary"]
-    cells = [
-        [r["name"], r["family"], r["task"], *([si(r["parameters"])] if parameters else []), ", ".join(r["tags"]) or None, r["summary"]]
-        for r in rows
-    ]
+    count = ["parameters"] if parameters else []
+    header = ["name", "family", "task", *count, "weights", "summary"]
+    cells = []
+    for row in rows:
+        numbers = [si(row["parameters"])] if parameters else []
+        weights = ", ".join(row["tags"]) or None
+        cells.append([row["name"], row["family"], row["task"], *numbers, weights, row["summary"]])
     typer.echo(text_table(header, cells, right=[3] if parameters else []))

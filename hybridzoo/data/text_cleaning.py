@@ -10,9 +10,10 @@
             links and @names out, '#' out (the word stays), everything but the letters a-z and spaces out, the words
             a, an, the out. Its last step, lemmatisation, needs WordNet's lists: pass `lemmatize=wordnet_lemmatizer()`.
 
-Training, `hybridzoo predict`, `hybridzoo eval` and `TextClassifier` apply the mode by themselves. transformers' pipeline does not
-know it: either clean the texts first with `clean_text(text, model.config.preprocess)`, or build the pipeline with
-`hybridzoo.models.roberta_bilstm.pipeline.text_pipeline`, which does. With mode `none` nothing needs to be done.
+Training, `hybridzoo predict`, `hybridzoo eval` and `TextClassifier` apply the mode by themselves. transformers'
+pipeline does not know it: either clean the texts first with `clean_text(text, model.config.preprocess)`, or build the
+pipeline with `hybridzoo.models.roberta_bilstm.pipeline.text_pipeline`, which does. With mode `none` nothing needs to be
+done.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ _NOUN_ENDINGS = (
 
 
 def wordnet_lemmatizer(folder: str | Path = "/usr/share/wordnet") -> Callable[[str], str]:
-    """A noun lemmatiser by WordNet's own lists (the paper names WordNet, not the part of speech; nouns are the usual default).
+    """A noun lemmatiser by WordNet's own lists (the paper names WordNet, not the part of speech; nouns are the usual
+    default).
 
     A word in the exception list gives its base form there; else the shortest form that a rule of detachment yields and
     the noun index knows; else the word itself.
@@ -124,8 +126,8 @@ def wordnet_lemmatizer(folder: str | Path = "/usr/share/wordnet") -> Callable[[s
     for name in ("noun.exc", "index.noun"):
         if not (folder / name).is_file():
             raise ConfigError(
-                f"no WordNet file {folder / name}; `apt-get install wordnet-base` puts it at /usr/share/wordnet, or give the "
-                "folder that holds it"
+                f"no WordNet file {folder / name}; `apt-get install wordnet-base` puts it at "
+                "/usr/share/wordnet, or give the folder that holds it"
             )
     lines = (folder / "noun.exc").read_text(encoding="utf-8").splitlines()
     irregular = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) > 1}

@@ -33,8 +33,8 @@ class RobertaBiLSTMConfig(ZooConfig):
     `pooling="flatten", max_length=128, head_hidden_size=256, skip_padding=False` is its Algorithm 1 to the letter.
 
     Args:
-        encoder: the encoder's configuration: a dictionary with a `model_type` of transformers (`"roberta"` if left out) and
-            its values, or a config object. Left out: `roberta-base`.
+        encoder: the encoder's configuration: a dictionary with a `model_type` of transformers (`"roberta"` if left out)
+            and its values, or a config object. Left out: `roberta-base`.
         cell: `"lstm"`, `"gru"`, or `"none"` for the encoder alone.
         bidirectional: run the cell in both directions (the width doubles).
         lstm_hidden_size: units per direction.
@@ -43,14 +43,16 @@ class RobertaBiLSTMConfig(ZooConfig):
         input_dropout: on the encoder's last hidden states.
         skip_padding: pads are neither run through the cell nor pooled, so a row's score does not depend on its batch.
             False reproduces implementations that feed pads to the LSTM; every row must then be padded to `max_length`.
-        pooling: `"mean"`, `"max"`, `"attention"` (learned weights), `"last"` (the last state of each direction), `"cls"` (the
-            first token's state) or `"flatten"` (all `max_length` states side by side).
+        pooling: `"mean"`, `"max"`, `"attention"` (learned weights), `"last"` (the last state of each direction),
+            `"cls"` (the first token's state) or `"flatten"` (all `max_length` states side by side).
         head_hidden_size: width of the first dense layer; 0 leaves it out (one linear layer).
         head_activation: after the first dense layer.
         head_dropout: before the last dense layer.
         max_length: tokens per text, special tokens included: the truncation length, and for `flatten` the only length.
-        temperature: divides the logits in eval mode, never in training mode; fitted on validation data (1.0: no effect).
-        preprocess: text cleaning that belongs to the weights (`hybridzoo.data.text_cleaning`), applied before tokenising.
+        temperature: divides the logits in eval mode, never in training mode; fitted on validation data (1.0: no
+            effect).
+        preprocess: text cleaning that belongs to the weights (`hybridzoo.data.text_cleaning`), applied before
+            tokenising.
 
     Raises:
         ConfigError: an unknown key, here or in `encoder`, or values that do not fit together.
@@ -114,9 +116,9 @@ class RobertaBiLSTMConfig(ZooConfig):
             raise ConfigError(f"temperature={self.temperature} must be a positive number (1.0 leaves the logits alone)")
         if self.max_tokens is not None and self.max_length > self.max_tokens:
             raise ConfigError(
-                f"max_length={self.max_length} is more than the {self.max_tokens} tokens of the {self.encoder.model_type} "
-                f"encoder (max_position_embeddings={self.encoder.max_position_embeddings}); lower max_length, or raise "
-                "encoder.max_position_embeddings for a model that is trained from scratch"
+                f"max_length={self.max_length} is more than the {self.max_tokens} tokens that the encoder holds "
+                f"({self.encoder.model_type}, max_position_embeddings={self.encoder.max_position_embeddings}); lower "
+                "max_length, or, for a model trained from scratch, raise encoder.max_position_embeddings"
             )
 
 
@@ -136,7 +138,8 @@ def as_encoder_config(encoder: dict[str, Any] | PretrainedConfig | None) -> Pret
         raise ConfigError(unknown("encoder.model_type", str(model_type), CONFIG_MAPPING.keys()))
     config_class = CONFIG_MAPPING[model_type]
     known = {f.name for f in fields(config_class)} | set(config_class.attribute_map)
-    # `architectures` stands only in a config that transformers wrote: keys of another version of it are not a typing error.
+    # `architectures` stands only in a config that transformers wrote: keys of another version of it are not a typing
+    # error.
     if "architectures" not in values:
         for key in values:
             if key not in known and not key.startswith("_"):

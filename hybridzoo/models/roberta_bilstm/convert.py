@@ -1,4 +1,4 @@
-"""Key names of the independent re-implementation tiduswr/RoBERTa-BiLSTM-Replication, both ways (there is no official code).
+"""Key names of tiduswr/RoBERTa-BiLSTM-Replication, both ways. It is independent too: there is no official code.
 
     roberta.*  <->  encoder.*          RoBERTa's states; its pooler is in their file but never used in their forward
     lstm.*     <->  rnn.*              torch's own names follow (`bilstm.*` is read as well)
@@ -51,7 +51,8 @@ def config_from_original(config: Mapping[str, Any] | None, state: Mapping[str, t
     absent = [key for key in needed if key not in state]
     if absent:
         raise CheckpointError(
-            f"these weights are not in the replication's layout: {', '.join(absent)} missing (found {', '.join(list(state)[:4])}…)"
+            f"these weights are not in the replication's layout: {', '.join(absent)} missing "
+            f"(found {', '.join(list(state)[:4])}…)"
         )
     hidden = state[f"{recurrent}.weight_hh_l0"].shape[1]
     width, flat = state["fc1.weight"].shape
@@ -123,7 +124,8 @@ def to_original(state: Mapping[str, torch.Tensor], config: Any) -> dict[str, tor
         raise CheckpointError(
             "the replication's layout holds one BiLSTM, flatten, a dense layer and a RoBERTa encoder; this model has "
             f"cell={config.cell!r}, bidirectional={config.bidirectional}, lstm_num_layers={config.lstm_num_layers}, "
-            f"pooling={config.pooling!r}, head_hidden_size={config.head_hidden_size}, encoder {config.encoder.model_type!r}"
+            f"pooling={config.pooling!r}, head_hidden_size={config.head_hidden_size}, "
+            f"encoder.model_type={config.encoder.model_type!r}"
         )
     renamed = {}
     for key, tensor in state.items():

@@ -24,8 +24,8 @@ def check_tokens(
     if input_ids is not None:
         if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
             raise InputError(
-                f"input_ids must be (batch, tokens) integers, got {tuple(input_ids.shape)} {input_ids.dtype}; one text is "
-                "tokenizer(text, return_tensors='pt')"
+                f"input_ids must be (batch, tokens) integers, got {tuple(input_ids.shape)} {input_ids.dtype}; one "
+                "text is tokenizer(text, return_tensors='pt')"
             )
         rows, steps = input_ids.shape
     else:
@@ -53,8 +53,8 @@ def check_tokens(
         low, high = (int(v) for v in input_ids.aminmax())
         if low < 0 or high >= config.encoder.vocab_size:
             raise InputError(
-                f"input_ids hold {low if low < 0 else high}, outside the vocabulary of {config.encoder.vocab_size}; the "
-                "tokenizer is not the one that belongs to this model"
+                f"input_ids hold {low if low < 0 else high}, outside the vocabulary of {config.encoder.vocab_size}; "
+                "the tokenizer is not the one that belongs to this model"
             )
 
 
@@ -79,7 +79,7 @@ def check_labels(config: RobertaBiLSTMConfig, logits: Tensor, labels: Tensor) ->
             raise InputError(f"labels must be ({rows},) class ids, got {tuple(labels.shape)} {labels.dtype}")
         if not is_tracing() and not labels.is_meta:
             known = labels[labels != -100]
-            if known.numel() and not (0 <= int(known.min()) and int(known.max()) < classes):
+            if known.numel() and not (int(known.min()) >= 0 and int(known.max()) < classes):
                 bad = sorted({int(v) for v in known} - set(range(classes)))
                 raise InputError(f"labels {bad[:5]} are outside 0 … {classes - 1}; the model has num_labels={classes}")
     elif labels.numel() != logits.numel() or not labels.is_floating_point():

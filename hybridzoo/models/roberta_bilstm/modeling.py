@@ -1,8 +1,8 @@
 """RoBERTa-BiLSTM for sequence classification.
 
 Paper: Rahman, Shiplu, Watanobe, Alam, "RoBERTa-BiLSTM: A Context-Aware Hybrid Model for Sentiment Analysis",
-arXiv 2406.00367, IEEE TETCI 2025. There is no official code; this is a re-implementation from the paper's description, and
-every point that the description leaves open is a switch of the config (docs/models/roberta_bilstm.md lists them).
+arXiv 2406.00367, IEEE TETCI 2025. There is no official code; this is a re-implementation from the paper's description,
+and every point that the description leaves open is a switch of the config (docs/models/roberta_bilstm.md lists them).
 
     input_ids -> encoder -> dropout -> LSTM in both directions -> pooling -> dense -> activation -> dropout -> dense
     (B, T)       (B, T, D)             (B, T, 2H)                  (B, P)    (B, head)                          (B, C)
@@ -25,11 +25,11 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hybridzoo.errors import ConfigError, InputError
+from hybridzoo.errors import ConfigError
 from hybridzoo.modeling import ZooModel, check_keys
 from hybridzoo.models.roberta_bilstm.configuration import RobertaBiLSTMConfig, as_encoder_config
 from hybridzoo.models.roberta_bilstm.inputs import check_labels, check_tokens, classification_loss
-from hybridzoo.models.roberta_bilstm.recurrent import MaskedRNN, is_tracing, tokens_first_order
+from hybridzoo.models.roberta_bilstm.recurrent import MaskedRNN, tokens_first_order
 
 ACTIVATION = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "none": nn.Identity}
 
@@ -171,8 +171,8 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
             **kwargs: `output_hidden_states`, `output_attentions` and what else the encoder takes.
 
         Returns:
-            `logits` (B, C), divided by `config.temperature` in eval mode and only there; `loss` from the undivided logits;
-            the encoder's `hidden_states` and `attentions` where asked for, in the right-padded order.
+            `logits` (B, C), divided by `config.temperature` in eval mode and only there; `loss` from the undivided
+            logits; the encoder's `hidden_states` and `attentions` where asked for, in the right-padded order.
 
         Raises:
             InputError: shapes, dtypes, ids, lengths or labels that do not fit.
@@ -239,8 +239,8 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
         """A classifier whose encoder is pretrained, and whose upper layers are at their random start.
 
         Args:
-            source: folder or hub id that `AutoModel` reads (`"roberta-base"`, a MiniLM folder); heads and poolers in it are
-                left behind.
+            source: folder or hub id that `AutoModel` reads (`"roberta-base"`, a MiniLM folder); heads and poolers in it
+                are left behind.
             strict: an encoder weight that is missing or mis-shaped in the source raises.
             **config_values: values of `RobertaBiLSTMConfig`; `encoder` values are merged into the source's own
                 config (dropout, for example). `max_length` defaults to what the encoder holds, at most 512.
@@ -283,16 +283,15 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
     def layer_groups(self) -> list[list[str]]:
         """Parameter-name prefixes from input to output, for layer-wise learning-rate decay.
 
-        The first group holds the embeddings and whatever stands beside the encoder's layers, then one group for each layer, the
-        last one all that is new on top.
+        A parameter belongs to the longest prefix that covers it: the first group holds the embeddings and whatever else
+        stands beside the encoder's layers, then comes one group for each layer, and last what is new on top.
         """
-        layers = next((n for n, m in self.encoder.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1), None)
+        layers = next((n for n, m in self.encoder.named_modules() if isinstance(m, nn.ModuleList)), None)
         if layers is None:
-            return [["encoder."], [n for n in ("rnn.", "pooling.", "head.")]]
+            return [["encoder."], ["rnn.", "pooling.", "head."]]
         count = len(self.encoder.get_submodule(layers))
-        below = [f"encoder.{n}." for n, _ in self.encoder.named_children() if n != layers.partition(".")[0]]
-        groups = [below] + [[f"encoder.{layers}.{i}."] for i in range(count)]
-        return [*groups, ["rnn.", "pooling.", "head."]]
+        groups = [[f"encoder.{layers}.{i}."] for i in range(count)]
+        return [["encoder."], *groups, ["rnn.", "pooling.", "head."]]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters besides norms and biases that take no weight decay: none."""
@@ -316,14 +315,15 @@ def build_encoder(config: PretrainedConfig) -> Any:
 
 
 def merge_encoder(encoder: PretrainedConfig, overrides: Any) -> PretrainedConfig:
-    """The config of a pretrained encoder with a few values replaced, and without values of other uses (heads, names)."""
+    """The config of a pretrained encoder with a few values replaced."""
     if overrides is None:
         return encoder
     if isinstance(overrides, PretrainedConfig):
         overrides = overrides.to_diff_dict()
     if overrides.get("model_type", encoder.model_type) != encoder.model_type:
         raise ConfigError(
-            f"encoder.model_type={overrides['model_type']!r}, but the backbone holds a {encoder.model_type!r} model; leave it out"
+            f"encoder.model_type={overrides['model_type']!r}, but the backbone holds a {encoder.model_type!r} model; "
+            "leave it out"
         )
     as_encoder_config({**overrides, "model_type": encoder.model_type})  # unknown keys raise here
     for key, value in overrides.items():

@@ -28,8 +28,8 @@ def is_tracing() -> bool:
 def _any_length_while_exporting(steps: object) -> Iterator[None]:
     """Let torch.export keep a recurrent op whole when the number of steps is symbolic, as torch.onnx does on its own.
 
-    Without it, the op is unrolled over the example's steps, and the exported program takes no other length. The patches are
-    torch's, but private: where a version lacks them, only the example's length exports.
+    Without it, the op is unrolled over the example's steps, and the exported program takes no other length. The patches
+    are torch's, but private: where a version lacks them, only the example's length exports.
     """
     with ExitStack() as stack:
         if isinstance(steps, torch.SymInt) and not torch.compiler.is_dynamo_compiling():
@@ -55,8 +55,8 @@ def tokens_first_order(mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: (B, T) bool, True at tokens.
 
     Returns:
-        order (B, T) int64: position t of the new row holds position order[b, t] of the old one; and lengths (B,) int64, at
-        least 1: in a row without any token the first position counts as one, so that nothing divides by zero.
+        order (B, T) int64: position t of the new row holds position order[b, t] of the old one; and lengths (B,) int64,
+        at least 1: in a row without any token the first position counts as one, so that nothing divides by zero.
     """
     lengths = mask.sum(1)
     ahead = mask.cumsum(1) - 1  # (B, T) rank of a token among the tokens
@@ -172,8 +172,8 @@ class MaskedRNN(nn.Module):
         for layer in range(self.num_layers):
             if layer:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-            # Picking every step in its own order changes nothing, except for an exporter: torch's patch gives the states
-            # the example's number of steps, and a gather takes the symbolic one from its index.
+            # Picking every step in its own order changes nothing, except for an exporter: torch's patch gives the
+            # states the example's number of steps, and a gather takes the symbolic one from its index.
             states = _pick(self._one_direction(x, layer, ""), t)
             if len(self.directions) == 2:
                 states = torch.cat(

@@ -1,0 +1,147 @@
+"""The end of a run: choose the weights, calibrate, save with a card, evaluate the recipe's tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hybridzoo.checkpoint_io import read_state_dict
+from hybridzoo.training.environment import command_line
+from hybridzoo.training.schema import Recipe
+from hybridzoo.training.trainer import ZooTrainer, predict_logits
+
+
+def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer: Any) -> None:
+    """Save the final model into the run folder and measure it; fills in `run`. Called on one process.
+
+    Args:
+        run: a `run.Run`.
+        recipe: of the run.
+        bundle: its data.
+        trainer: after `train()`.
+        tokenizer: saved beside the weights; None for images.
+    """
+    model = trainer.model
+    which = final_weights(trainer, recipe)
+    model.eval()
+    if trainer.eval_dataset is not None:
+        logits, labels = predict_logits(trainer, trainer.eval_dataset)  # type: ignore[arg-type]
+        run.metrics = _metrics(logits, labels)
+        if recipe.training.calibrate_temperature:
+            from hybridzoo.eval.metrics.calibration import fit_temperature
+
+            run.temperature = fit_temperature((logits * model.config.temperature).numpy(), labels.numpy())
+            model.config.temperature = run.temperature
+    save_final(run, recipe, bundle, model, tokenizer, which, results=[])
+    if recipe.evaluation.tasks:
+        results = evaluate_tasks(run, recipe)
+        save_final(run, recipe, bundle, model, tokenizer, which, results=results)
+
+
+def final_weights(trainer: ZooTrainer, recipe: Recipe) -> str:
+    """Put the final weights into the model; says in words which they are."""
+    best = trainer.best_folder() if recipe.training.select_best else None
+    if best is not None:
+        weights = next(p for p in (best / "model.safetensors.index.json", best / "model.safetensors") if p.is_file())
+        trainer.model.load_strict(read_state_dict(weights), where=str(best))
+        found = trainer.progress["best"]
+        averaged = "averaged weights" if trainer.ema is not None else "weights"
+        return f"{averaged} of step {found['step']}, the best validation {found['metric']} ({found['value']:.4f})"
+    if trainer.ema is not None:
+        trainer.ema.copy_to(trainer.model)
+        return f"average of the weights (decay {trainer.ema.decay}) at the last step, {trainer.state.global_step}"
+    return f"weights of the last step, {trainer.state.global_step}"
+
+
+def save_final(
+    run: Any, recipe: Recipe, bundle: Any, model: Any, tokenizer: Any, which: str, results: list[dict[str, Any]]
+) -> None:
+    """Write model, tokenizer and card to the root of the run folder."""
+    model.save_pretrained(run.folder, card=card_facts(run, recipe, bundle, which, results))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(run.folder)
+
+
+def _metrics(logits: Any, labels: Any) -> dict[str, float]:
+    from types import SimpleNamespace
+
+    from hybridzoo.training.losses import classification_loss, validation_metrics
+
+    predicted = SimpleNamespace(predictions=logits.argmax(-1).numpy(), label_ids=labels.numpy())
+    return {"loss": float(classification_loss(logits, labels)), **validation_metrics(predicted)}
+
+
+def card_facts(run: Any, recipe: Recipe, bundle: Any, which: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Facts for `hybridzoo.card.write_card`."""
+    info = bundle.info
+    rows = [
+        {
+            "task_type": info.task,
+            "dataset_type": info.name,
+            "dataset_name": f"{info.title} (validation)",
+            "metric_type": name,
+            "metric_value": round(value, 6),
+        }
+        for name, value in run.metrics.items()
+    ]
+    lines = [
+        f"{recipe.title or recipe.model.name}. Hyper-parameters: {recipe.paper}.",
+        "",
+        f"Trained on {info.title} ({info.source}, licence {info.license}), {info.protocol}: "
+        + ", ".join(f"{n} {split}" for split, n in info.sizes.items())
+        + f". sha256 of the data: `{info.sha256}`.",
+        "",
+        f"Weights: {which}. {run.step} steps, {run.epoch:g} epochs, seed {recipe.training.seed}, "
+        f"precision {recipe.training.precision}.",
+    ]
+    if run.temperature is not None:
+        lines += ["", f"Temperature {run.temperature:.4f}, fitted on the validation split, divides the logits."]
+    lines += ["", "The complete recipe is `recipe.yaml`, versions and machine are in `environment.json`."]
+    return {
+        "name": recipe.model.name,
+        "license": "apache-2.0",
+        "datasets": [info.name],
+        "command": command_line(),
+        "text": "\n".join(lines),
+        "results": [*rows, *results],
+    }
+
+
+def evaluate_tasks(run: Any, recipe: Recipe) -> list[dict[str, Any]]:
+    """Run the recipe's tasks on the saved model; result files go to `results/`. Returns rows for the card."""
+    from hybridzoo.eval import evaluate
+
+    rows = []
+    for task in recipe.evaluation.tasks:
+        same_data = task == recipe.data.name
+        result = evaluate(
+            str(run.folder),
+            task,
+            batch_size=recipe.evaluation.batch_size,
+            root=recipe.data.root if same_data else None,
+            protocol=recipe.data.protocol if same_data else None,
+            out=run.folder / "results",
+        )
+        rows += result_rows(result, task)
+    run.results = sorted(
+        p.relative_to(run.folder).as_posix() for p in Path(run.folder / "results").rglob("*.json") if p.is_file()
+    )
+    return rows
+
+
+def result_rows(result: Any, task: str) -> list[dict[str, Any]]:
+    """Card rows of one result: its metrics that are single numbers."""
+    rows = []
+    for name, value in dict(result.metrics).items():
+        value = value.get("value") if isinstance(value, dict) else value
+        if isinstance(value, (int, float)):
+            rows.append(
+                {
+                    "task_type": "classification",
+                    "dataset_type": task,
+                    "dataset_name": task,
+                    "metric_type": name,
+                    "metric_value": value,
+                }
+            )
+    return rows

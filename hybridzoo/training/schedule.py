@@ -1,0 +1,77 @@
+"""Learning rate as a closed form of the number of updates done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybridzoo.training.schema import TrainingSection
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Warm-up, decay and cool-down, in updates.
+
+    As timm's `CosineLRScheduler(t_in_epochs=False)` with its default `warmup_prefix=False`: the cosine runs over
+    `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the end of the warm-up.
+
+    Args:
+        kind: cosine, linear or constant.
+        peak: the recipe's learning_rate.
+        floor: min_learning_rate, from `decay_steps` on.
+        start: warmup_learning_rate, at update 0.
+        warmup_steps: length of the warm-up.
+        decay_steps: updates of `epochs`, warm-up included, cool-down not.
+    """
+
+    kind: str
+    peak: float
+    floor: float
+    start: float
+    warmup_steps: int
+    decay_steps: int
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of update number `step` (0 is the first)."""
+        if step < self.warmup_steps:
+            return self.start + (self.peak - self.start) * step / self.warmup_steps
+        if self.kind == "constant":
+            return self.peak
+        if step >= self.decay_steps:
+            return self.floor
+        if self.kind == "cosine":
+            return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * step / self.decay_steps))
+        rest = (self.decay_steps - step) / max(self.decay_steps - self.warmup_steps, 1)
+        return self.floor + (self.peak - self.floor) * rest
+
+    def multiplier(self) -> Callable[[int], float]:
+        """For `LambdaLR`: the learning rate relative to the peak, so that layer-wise decay scales the whole curve."""
+        return lambda step: self(step) / self.peak
+
+
+def total_steps(t: TrainingSection, updates_per_epoch: int) -> int:
+    """Updates of a whole run, cool-down included."""
+    if t.max_steps is not None:
+        return t.max_steps
+    return max(round((t.epochs + t.cooldown_epochs) * updates_per_epoch), 1)
+
+
+def make_schedule(t: TrainingSection, updates_per_epoch: int) -> Schedule:
+    """The schedule of a recipe.
+
+    Args:
+        t: its training section.
+        updates_per_epoch: optimizer steps of one pass over the train split.
+    """
+    total = total_steps(t, updates_per_epoch)
+    cooldown = round(t.cooldown_epochs * updates_per_epoch) if t.max_steps is None else 0
+    warmup = round(t.warmup_ratio * total) if t.warmup_ratio else round(t.warmup_epochs * updates_per_epoch)
+    return Schedule(
+        kind=t.scheduler,
+        peak=t.learning_rate,
+        floor=t.min_learning_rate,
+        start=t.warmup_learning_rate,
+        warmup_steps=min(warmup, total),
+        decay_steps=max(total - cooldown, 1),
+    )

@@ -1,0 +1,433 @@
+"""ZooTrainer: transformers' Trainer with timm's recipe parts, exact resumption and checkpoints that are never half.
+
+The loop, mixed precision, DDP, FSDP and DeepSpeed are transformers' and accelerate's. What is replaced: batches (a
+sampler that is a function of seed and epoch), optimizer groups, schedule, loss, and how a checkpoint reaches the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from hybridzoo.errors import ConfigError, TrainingError
+from hybridzoo.training import checkpoints
+from hybridzoo.training.callbacks import Ema, Guard, Signals
+from hybridzoo.training.datasets import as_is
+from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
+from hybridzoo.training.param_groups import param_groups
+from hybridzoo.training.sampling import EpochBatchSampler, global_rng_kept
+from hybridzoo.training.schedule import make_schedule, total_steps
+from hybridzoo.training.schema import Recipe
+
+EMA_FILE, PROGRESS_FILE = "ema.safetensors", "progress.json"
+LOWER_IS_BETTER = ("loss",)
+_GPU_CHECK_EVERY = 20  # steps between two looks at the loss and at signals of other processes
+
+
+class ZooTrainer(Trainer):
+    """Trains one recipe.
+
+    Args:
+        recipe: what to do.
+        model: a classification model in train mode, on the CPU.
+        train_dataset: hands out batches by `sampling.Key` (see `datasets`), and has `labels`.
+        eval_dataset: hands out batches by index, or None.
+        folder: where the checkpoints go.
+        processing_class: tokenizer, saved with each checkpoint.
+        callbacks: further ones.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Any,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None,
+        folder: Path,
+        *,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        self.recipe, self.folder = recipe, folder
+        t = recipe.training
+        arguments = training_arguments(recipe, folder)
+        self.batch_sampler = EpochBatchSampler(
+            len(train_dataset),  # type: ignore[arg-type]
+            t.batch_size,
+            seed=t.seed,
+            rank=arguments.process_index,
+            world=arguments.world_size,
+            lengths=getattr(train_dataset, "lengths", None),
+            repeats=t.augment.repeats,
+        )
+        self.updates_per_epoch = -(-len(self.batch_sampler) // t.gradient_accumulation)
+        arguments.max_steps = total_steps(t, self.updates_per_epoch)
+        if t.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if t.gradient_checkpointing:
+            model.set_grad_checkpointing(True)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=as_is,
+            processing_class=processing_class,
+            compute_metrics=validation_metrics,
+            preprocess_logits_for_metrics=_class_indices,
+            callbacks=[_Hooks(self), *(callbacks or [])],
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        # The loss is a mean over samples: Trainer divides it by the number of micro-batches.
+        self.model_accepts_loss_kwargs = False
+        labels = train_dataset.labels  # type: ignore[attr-defined]
+        self.class_weights = (
+            balanced_weights(labels.tolist(), model.config.num_labels) if t.class_weights == "balanced" else None
+        )
+        self.mixup = make_mixup(recipe, model.config.num_labels)
+        self.ema = Ema(self.model, t.ema_decay) if t.ema_decay is not None else None
+        on_cpu = arguments.device.type == "cpu"
+        self.check_every = 1 if on_cpu else _GPU_CHECK_EVERY
+        self.guard = Guard(arguments.device, self.check_every)
+        self.signals = Signals()
+        self.stopped_by_signal = False
+        self.stopped_early = False
+        # Kept in checkpoints: what selects the best model and stops early.
+        self.progress: dict[str, Any] = {"best": None, "evaluations_without_best": 0}
+
+    # Batches -------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process. Not prepared by accelerate: the sampler knows the processes and the epoch."""
+        workers = self.recipe.training.num_workers
+        return DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.batch_sampler,
+            collate_fn=as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator().manual_seed(
+                self.recipe.training.seed
+            ),  # else the iterator draws from dropout's
+        )
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    # Optimizer, schedule, loss -------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over `param_groups`."""
+        if self.optimizer is None:
+            t = self.recipe.training
+            groups = param_groups(
+                self.model if model is None else model,
+                learning_rate=t.learning_rate,
+                weight_decay=t.weight_decay,
+                no_decay_norm_bias=t.no_decay_norm_bias,
+                layer_decay=t.layer_decay,
+            )
+            for group in groups:
+                del group["names"]
+            betas = (t.optimizer.betas[0], t.optimizer.betas[1])
+            fused = self.args.device.type == "cuda"
+            self.optimizer = torch.optim.AdamW(groups, t.learning_rate, betas, t.optimizer.eps, fused=fused)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The recipe's schedule, as factors on each group's learning rate."""
+        if self.lr_scheduler is None:
+            schedule = make_schedule(self.recipe.training, self.updates_per_epoch)
+            target = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(target, schedule.multiplier())
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        """For the log: of the head, which layer decay leaves at the schedule's value."""
+        return float(self.optimizer.param_groups[-1]["lr"])
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The recipe's loss in training; the model's own in evaluation, and where the recipe changes nothing."""
+        t, inputs = self.recipe.training, dict(inputs)
+        if t.channels_last and "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+        if model.training and (t.label_smoothing or self.mixup is not None or self.class_weights is not None):
+            target = inputs.pop("labels")
+            if self.mixup is not None:
+                inputs["pixel_values"], target = self.mixup(inputs["pixel_values"], target)
+            outputs = model(**inputs)
+            loss = classification_loss(
+                outputs["logits"], target, smoothing=t.label_smoothing, weights=self.class_weights
+            )
+        else:
+            outputs = model(**inputs)
+            loss = outputs["loss"]
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward; a loss that is not finite is noted."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.guard.note(loss, self.state.global_step + 1)
+        return loss
+
+    def after_step(self) -> None:
+        """Look at the guard and at signals, every `check_every` steps, on all processes at the same step."""
+        if self.state.global_step % self.check_every and self.state.global_step < self.state.max_steps:
+            return
+        self.guard.check(self.last_good)
+        received = self.signals.received is not None
+        if self.args.world_size > 1:
+            flag = torch.tensor(int(received), device=self.args.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            received = bool(flag.item())
+        if received and self.state.global_step < self.state.max_steps:
+            self.stopped_by_signal = True
+            self.control.should_save = True
+            self.control.should_training_stop = True
+            self.control.should_evaluate = False
+
+    # Evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """With the averaged weights where there are some. Draws nothing from the training's random numbers."""
+        averaged = self.ema.applied(self.model) if self.ema is not None else contextlib.nullcontext()
+        with global_rng_kept(), averaged:
+            metrics = super().evaluate(*args, **kwargs)
+            if self.is_in_train:
+                self._track_best(metrics)
+        patience = self.recipe.training.early_stopping_patience
+        if self.is_in_train and patience and self.progress["evaluations_without_best"] >= patience:
+            self.stopped_early = True
+            self.control.should_training_stop = self.control.should_save = True
+        return metrics
+
+    def _track_best(self, metrics: Mapping[str, float]) -> None:
+        name = self.recipe.evaluation.metric
+        value, best = float(metrics[f"eval_{name}"]), self.progress["best"]
+        better = best is None or (value < best["value"] if name in LOWER_IS_BETTER else value > best["value"])
+        if not better:
+            self.progress["evaluations_without_best"] += 1
+            return
+        self.progress = {
+            "best": {"metric": name, "value": value, "step": self.state.global_step},
+            "evaluations_without_best": 0,
+        }
+        if self.recipe.training.select_best and self.args.should_save:
+            final = self.folder / f"best-{self.state.global_step}"
+            staging = self.folder / f".writing-{final.name}"
+            with self._writing(staging, final):
+                shutil.rmtree(staging, ignore_errors=True)
+                self.model.save_pretrained(staging)
+                checkpoints.publish(staging, final)
+
+    def best_folder(self) -> Path | None:
+        """The saved best model, if one was selected."""
+        best = self.progress["best"]
+        folder = self.folder / f"best-{best['step']}" if best else None
+        return folder if folder is not None and folder.is_dir() else None
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def last_good(self) -> str:
+        """A sentence that names the newest checkpoint."""
+        found = checkpoints.list_checkpoints(self.folder)
+        return f"Last good checkpoint: {found[-1]}." if found else "There is no checkpoint yet."
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.check(self.last_good)
+        self._check_weights()
+        final = self.folder / f"checkpoint-{self.state.global_step}"
+        staging = checkpoints.staging_folder(self.folder, self.state.global_step)
+        with self._writing(staging, final):
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.store_flos()
+            self.save_model(str(staging), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_scaler(str(staging))
+            self._save_rng_state(str(staging))
+            if self.args.should_save:
+                if self.ema is not None:
+                    save_file({k: v.contiguous() for k, v in self.ema.state.items()}, staging / EMA_FILE)
+                (staging / PROGRESS_FILE).write_text(json.dumps(self.progress), encoding="utf-8")
+                self.state.save_to_json(str(staging / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.publish(staging, final)
+                checkpoints.rotate(self.folder, self.recipe.training.save_total_limit)
+                for old in self.folder.glob("best-*"):
+                    if old != self.best_folder():
+                        checkpoints.remove(old)
+            self.accelerator.wait_for_everyone()
+
+    def _check_weights(self) -> None:
+        """A checkpoint with NaN in it is worse than none."""
+        norms = torch._foreach_norm([p.detach().float() for p in self.model.parameters()])
+        if not torch.isfinite(torch.stack(list(norms)).sum()).item():
+            raise TrainingError(
+                f"the weights are not finite (NaN or infinite) at step {self.state.global_step}; the training was "
+                f"stopped. {self.last_good()} A lower training.learning_rate or training.clip_grad_norm=1.0 usually helps"
+            )
+
+    @contextlib.contextmanager
+    def _writing(self, staging: Path, final: Path) -> Any:
+        """Turn a failed write into one error and leave nothing half-written."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            text = str(error)
+            is_write = isinstance(error, (OSError, SafetensorError)) or "write" in text or "file" in text
+            if isinstance(error, TrainingError) or not is_write:
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+            free = ""
+            with contextlib.suppress(OSError):
+                free = f" ({shutil.disk_usage(self.folder).free / 2**20:.0f} MiB free)"
+            raise TrainingError(
+                f"{final.name} could not be written to {self.folder}: {text.splitlines()[0] if text else error!r}{free}. "
+                f"Earlier checkpoints are intact. {self.last_good()} Make room or give write access, then start the same "
+                "command again: it goes on from there"
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        if self.ema is not None:
+            averaged = load_file(folder / EMA_FILE)
+            for key, value in self.ema.state.items():
+                value.copy_(averaged[key])
+        self.progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        if self.args.should_save:
+            for old in self.folder.glob("best-*"):  # of steps that are done again
+                if int(old.name.removeprefix("best-")) > checkpoints.step_of(folder):
+                    checkpoints.remove(old)
+        self.accelerator.wait_for_everyone()
+        best = self.progress["best"]
+        if best and self.recipe.training.select_best and not (self.folder / f"best-{best['step']}").is_dir():
+            self.progress["best"] = None  # gone with a later checkpoint: the next evaluation is the best again
+
+
+class _Hooks(TrainerCallback):
+    """Calls of the loop that the trainer itself needs."""
+
+    def __init__(self, trainer: ZooTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.batch_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(self.trainer.model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.after_step()
+
+
+def _class_indices(logits: Any, labels: Any) -> torch.Tensor:
+    """Keep the predicted class only: the logits of a large validation split need not be gathered."""
+    return (logits[0] if isinstance(logits, (tuple, list)) else logits).argmax(-1)
+
+
+def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """transformers' arguments for a recipe.
+
+    Raises:
+        ConfigError: fp16 without a GPU, or a tracker that is not installed.
+    """
+    t = recipe.training
+    cuda = torch.cuda.is_available()
+    if t.precision == "fp16" and not cuda:
+        raise ConfigError("training.precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=t.batch_size,
+        per_device_eval_batch_size=recipe.evaluation.batch_size,
+        gradient_accumulation_steps=t.gradient_accumulation,
+        max_steps=1,  # the trainer sets it when it knows the length of an epoch
+        learning_rate=t.learning_rate,
+        max_grad_norm=t.clip_grad_norm or 0.0,
+        bf16=t.precision == "bf16",
+        fp16=t.precision == "fp16",
+        seed=t.seed,
+        full_determinism=t.deterministic,
+        torch_compile=t.compile,
+        use_cpu=not cuda,
+        eval_strategy="no",  # callbacks.Flow decides
+        save_strategy="no",
+        logging_strategy="steps",
+        logging_steps=t.log_every,
+        logging_nan_inf_filter=False,  # it would wait for the device in every step; Guard does not
+        report_to=list(t.report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=t.num_workers,
+        dataloader_persistent_workers=t.num_workers > 0,
+        dataloader_pin_memory=cuda,
+        log_level="warning",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would be DataParallel: torchrun instead
+    return arguments
+
+
+def make_mixup(recipe: Recipe, num_labels: int) -> Any:
+    """timm's Mixup, or None. It draws from numpy's global generator, whose state is part of a checkpoint.
+
+    Raises:
+        ConfigError: an odd batch size, which mixup cannot pair.
+    """
+    t = recipe.training
+    if not (t.mixup or t.cutmix):
+        return None
+    if t.batch_size % 2:
+        raise ConfigError(
+            f"training.mixup and cutmix pair the samples of a batch: batch_size={t.batch_size} must be even"
+        )
+    from timm.data import Mixup
+
+    return Mixup(
+        mixup_alpha=t.mixup,
+        cutmix_alpha=t.cutmix,
+        prob=t.mixup_prob,
+        switch_prob=t.mixup_switch_prob,
+        mode="batch",
+        label_smoothing=t.label_smoothing,
+        num_classes=num_labels,
+    )
+
+
+def predict_logits(trainer: ZooTrainer, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, C) and labels (N,) of a split, on the CPU, from the model as it is. One process only."""
+    model, size = trainer.model, trainer.recipe.evaluation.batch_size
+    model.eval()
+    logits, labels = [], []
+    with torch.no_grad():
+        for start in range(0, len(dataset), size):  # type: ignore[arg-type]
+            indices = np.arange(start, min(start + size, len(dataset))).tolist()  # type: ignore[arg-type]
+            batch = dataset.__getitems__(indices)  # type: ignore[attr-defined]
+            labels.append(batch.pop("labels"))
+            batch = {k: v.to(model.device) for k, v in batch.items()}
+            logits.append(model(**batch)["logits"].float().cpu())
+    return torch.cat(logits), torch.cat(labels)

@@ -34,7 +34,7 @@ def _softplus(x):
 
 
 @triton.jit
-def _place(blk, A, DG, N, NBG, NP: tl.constexpr, BD: tl.constexpr):
+def _place(blk, A, DG, NBG, N: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr):
     """Block of channels -> group, channels, state indices, their masks, A in base 2."""
     g = blk // NBG
     inner = (blk % NBG) * BD + tl.arange(0, BD)
@@ -59,12 +59,12 @@ def _delta(raw, valid, SOFTPLUS: tl.constexpr):
 @triton.jit
 def chunk_state_kernel(
     u, dt, A, Bm, bias, reset, ends, sums, alive,
-    chunk_seg, chunk_start, chunk_len, DM, DG, N, NBG, L,
+    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sub, sul, sdb, sdl, sbb, sbl, sbg,
-    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """State at the end of every chunk from zero, the chunk's sum of delta, and 0 in `alive` if a reset lies in it."""
-    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, N, NBG, NP, BD)
+    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
     c = tl.program_id(1).to(tl.int64)
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
@@ -107,11 +107,11 @@ def chunk_state_kernel(
 
 @triton.jit
 def carry_kernel(
-    A, init, states, sums, alive, final, seg_chunk, DM, DG, N, NBG,
-    REVERSE: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr,
+    A, init, states, sums, alive, final, seg_chunk, DM, DG, NBG,
+    N: tl.constexpr, REVERSE: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Turn what each chunk adds into what enters it, in place, along a segment (from its end if REVERSE)."""
-    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, N, NBG, NP, BD)
+    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
     s = tl.program_id(1).to(tl.int64)
     first = tl.load(seg_chunk + s).to(tl.int64)
     count = tl.load(seg_chunk + s + 1) - first
@@ -136,13 +136,13 @@ def carry_kernel(
 @triton.jit
 def output_kernel(
     u, dt, z, A, Bm, Cm, D, bias, reset, init, y, kept, final,
-    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, N, NBG, L,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L,
     sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
-    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr, KEEP: tl.constexpr,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr, KEEP: tl.constexpr,
     NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """Output, from the state in `kept` chunk by chunk, or in ONE_PASS over a segment, writing `kept` if KEEP."""
-    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, N, NBG, NP, BD)
+    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
     if ONE_PASS:
         seg = tl.program_id(1).to(tl.int64)
         first = tl.load(seg_chunk + seg).to(tl.int64)
@@ -228,12 +228,12 @@ def _scan_grad(pg, pz, md, ok, t, sgl, szl):
 @triton.jit
 def reverse_state_kernel(
     dt, z, gy, A, Cm, bias, reset, states, sums, alive,
-    chunk_seg, chunk_start, chunk_len, DM, DG, N, NBG, L,
+    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sdb, sdl, szb, szl, scb, scl, scg,
-    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
-    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, N, NBG, NP, BD)
+    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
     c = tl.program_id(1).to(tl.int64)
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
@@ -262,8 +262,7 @@ def reverse_state_kernel(
             Cs = Cs + (tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0),)
             value, unused = _scan_grad(pg, pz, md, ok, t + i, DM, szl)
             gs = gs + (value,)
-        for j in tl.static_range(UN):
-            i: tl.constexpr = UN - 1 - j
+        for i in tl.static_range(UN - 1, -1, -1):
             raw = dts[i].to(tl.float32)
             if bias is not None:
                 raw += bi

@@ -18,9 +18,9 @@ from hybridzoo.ops.selective_scan._kernels import LN2, _delta, _place, _scan_gra
 def gradient_kernel(
     u, dt, z, gy, A, Bm, Cm, D, bias, reset, kept, carry, d_final, park,
     du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
-    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, N, NBG, L, G, batch, blocks, items,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, G, batch, blocks, items,
     sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
-    SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr,
     NP: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr, PARKED: tl.constexpr,
 ):  # fmt: skip
     """A fixed number of programs takes the items (block of channels x chunk, or x segment in ONE_PASS) in turn."""
@@ -31,7 +31,7 @@ def gradient_kernel(
         item = pid + turn * tl.num_programs(0)
         blk = item % blocks
         work = item // blocks
-        g, d, md, n, mn, dn, mdn, a = _place(blk, A, DG, N, NBG, NP, BD)
+        g, d, md, n, mn, dn, mdn, a = _place(blk, A, DG, NBG, N, NP, BD)
         if ONE_PASS:
             seg = work
             first = tl.load(seg_chunk + seg).to(tl.int64)
@@ -90,54 +90,53 @@ def gradient_kernel(
             for m in range(0, subs):
                 t = (subs - 1 - m) * SUB
                 h = tl.load(park + (t // SUB) * BD * NP + slot)
-                hs = (h,)
                 xs = ()
+                carried = ()
                 us = ()
                 raws = ()
-                deltas = ()
                 Bs = ()
                 Cs = ()
                 gs = ()
-                ws = ()
                 for i in tl.static_range(SUB):
                     ok = t + i < T
                     raw = tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0).to(tl.float32)
-                    us = us + (tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32),)
-                    Bs = Bs + (tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32),)
-                    Cs = Cs + (tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0).to(tl.float32),)
+                    uv = tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32)
+                    Bv = tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32)
+                    Cv = tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0).to(tl.float32)
                     value, through = _scan_grad(pg, pz, md, ok, t + i, DM, szl)
-                    gs = gs + (value,)
-                    ws = ws + (through,)
                     if bias is not None:
                         raw += bi
-                    raws = raws + (raw,)
-                for i in tl.static_range(SUB):
-                    delta = _delta(raws[i], t + i < T, SOFTPLUS)
+                    delta = _delta(raw, ok, SOFTPLUS)
                     x = tl.exp2(delta[:, None] * a)
                     if reset is not None:
-                        x = x * (1.0 - tl.load(reset + row + t + i, mask=t + i < T, other=0).to(tl.float32))
-                    deltas = deltas + (delta,)
+                        x = x * (1.0 - tl.load(reset + row + t + i, mask=ok, other=0).to(tl.float32))
+                    h = h * x
+                    carried = carried + (h,)
                     xs = xs + (x,)
-                    h = h * x + (delta * us[i])[:, None] * Bs[i][None, :]
-                    hs = hs + (h,)
-                for j in tl.static_range(SUB):
-                    i: tl.constexpr = SUB - 1 - j
-                    ok = t + i < T
+                    h += (delta * uv)[:, None] * Bv[None, :]
                     if z is not None:
-                        out = tl.sum(hs[i + 1] * Cs[i][None, :], 1)
+                        out = tl.sum(h * Cv[None, :], 1)
                         if D is not None:
-                            out += Dv * us[i]
-                        tl.store(dz + po + (t + i) * DM, (out * ws[i]).to(dz.dtype.element_ty), mask=md & ok)
-                    tl.store(dC + pn + (t + i) * G * N, tl.sum(hs[i + 1] * gs[i][:, None], 0), mask=mn & ok)
+                            out += Dv * uv
+                        tl.store(dz + po + (t + i) * DM, (out * through).to(dz.dtype.element_ty), mask=md & ok)
+                    tl.store(dC + pn + (t + i) * G * N, tl.sum(h * value[:, None], 0), mask=mn & ok)
+                    us = us + (uv,)
+                    raws = raws + (raw,)
+                    Bs = Bs + (Bv,)
+                    Cs = Cs + (Cv,)
+                    gs = gs + (value,)
+                for i in tl.static_range(SUB - 1, -1, -1):
+                    ok = t + i < T
+                    delta = _delta(raws[i], ok, SOFTPLUS)
                     grad += gs[i][:, None] * Cs[i][None, :]
-                    drive = tl.sum(grad * (deltas[i] * us[i])[:, None], 0)
+                    drive = tl.sum(grad * (delta * us[i])[:, None], 0)
                     tl.store(dB + pn + (t + i) * G * N, drive, mask=mn & ok)
                     through_B = tl.sum(grad * Bs[i][None, :], 1)
+                    inner = grad * carried[i]  # gradient of delta A
                     grad = grad * xs[i]
-                    inner = grad * hs[i]  # gradient of delta A
-                    sum_A += inner * deltas[i][:, None]
+                    sum_A += inner * delta[:, None]
                     d_delta = tl.sum(inner * a, 1) * LN2 + through_B * us[i]
-                    d_u = through_B * deltas[i]
+                    d_u = through_B * delta
                     if D is not None:
                         d_u += Dv * gs[i]
                         sum_D += gs[i] * us[i]

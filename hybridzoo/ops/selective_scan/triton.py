@@ -17,12 +17,23 @@ from hybridzoo.ops.selective_scan._kernels import (
 )
 from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
 
-CHUNK_TRAINING = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
-CHUNK_INFERENCE = 128
-_TILE = 512  # channels x states of a one-warp program: 16 fp32 registers a thread for the state
-_UNROLL = 4
-_SUB = 4
-_PROGRAMS_PER_SM = 8
+
+class Tuning(NamedTuple):
+    """Constants that decide speed only; `hybridzoo bench ops` sweeps them."""
+
+    chunk_training: int = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
+    chunk_inference: int = 128
+    tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
+    unroll: int = 4
+    warps: int = 1
+    backward_tile: int = 512
+    backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
+    backward_warps: int = 1
+    programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
+    enough_per_sm: int = 12  # programs that walk whole segments, from which on chunks are not worth a second pass
+
+
+TUNING = Tuning()
 
 
 class Plan(NamedTuple):
@@ -34,22 +45,26 @@ class Plan(NamedTuple):
     blocks: int
     chunk: int
     one_pass: bool
+    warps: int
 
 
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool) -> Plan:
-    """The same for a forward and its backward; depends on shapes only."""
+def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, backward: bool) -> Plan:
+    """The chunks of a backward are those of its forward; depends on shapes only."""
     NP = max(2, triton.next_power_of_2(d_state))
     channels = u.shape[2] // groups
-    BD = max(4, min(_TILE // NP, triton.next_power_of_2(channels)))
+    tile = TUNING.backward_tile if backward else TUNING.tile
+    BD = max(4, min(tile // NP, triton.next_power_of_2(channels)))
     per_group = triton.cdiv(channels, BD)
-    chunk = CHUNK_TRAINING if keep else CHUNK_INFERENCE
+    chunk = TUNING.chunk_training if keep else TUNING.chunk_inference
     rows = u.shape[0] * u.shape[1]
-    enough = per_group * groups * segments >= 12 * _multiprocessors(u.device)
-    return Plan(NP, BD, per_group, per_group * groups, chunk, enough or rows <= 2 * chunk * segments)
+    enough = per_group * groups * segments >= TUNING.enough_per_sm * _multiprocessors(u.device)
+    one_pass = enough or rows <= 2 * chunk * segments
+    warps = TUNING.backward_warps if backward else TUNING.warps
+    return Plan(NP, BD, per_group, per_group * groups, chunk, one_pass, warps)
 
 
 @lru_cache(maxsize=64)
@@ -78,12 +93,21 @@ def _packed_tables(cu_seqlens: Tensor, length: int, chunk: int) -> tuple[Tensor,
 class _Launch:
     """What all kernels of one call share."""
 
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor | None, keep: bool):
+    def __init__(
+        self,
+        u: Tensor,
+        A: Tensor,
+        B: Tensor,
+        seq_idx: Tensor | None,
+        cu_seqlens: Tensor | None,
+        keep: bool,
+        backward: bool = False,
+    ) -> None:
         self.batch, self.length, self.channels = u.shape
         self.groups, self.states = B.shape[2], A.shape[1]
         self.packed = cu_seqlens is not None
         self.segments = self.batch if cu_seqlens is None else cu_seqlens.numel() - 1
-        self.plan = make_plan(u, self.states, self.groups, self.segments, keep)
+        self.plan = make_plan(u, self.states, self.groups, self.segments, keep, backward)
         if cu_seqlens is None:
             self.tables = _dense_tables(self.batch, self.length, self.plan.chunk, u.device)
         else:
@@ -94,7 +118,7 @@ class _Launch:
             change = seq_idx[:, 1:] != seq_idx[:, :-1]
             self.reset = torch.nn.functional.pad(change, (1, 0)).to(torch.uint8).contiguous()
         self.work = self.segments if self.plan.one_pass else self.chunks
-        self.dims = (self.channels, self.channels // self.groups, self.states, self.plan.per_group)
+        self.dims = (self.channels, self.channels // self.groups, self.plan.per_group)
         self.device = u.device
 
     def empty(self, *shape: int) -> Tensor:
@@ -108,7 +132,14 @@ class _Launch:
 
     def constants(self, softplus: bool) -> dict[str, Any]:
         p = self.plan
-        return {"SOFTPLUS": softplus, "PACKED": self.packed, "NP": p.NP, "BD": p.BD, "num_warps": 1}
+        return {
+            "SOFTPLUS": softplus,
+            "PACKED": self.packed,
+            "N": self.states,
+            "NP": p.NP,
+            "BD": p.BD,
+            "num_warps": p.warps,
+        }
 
 
 def _unit(x: Tensor | None) -> Tensor | None:
@@ -127,8 +158,8 @@ def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
 def kept_chunks(length: int, batch: int, segments: int | None) -> int:
     """How many states a training forward keeps."""
     if segments is None:
-        return batch * -(-length // CHUNK_TRAINING)
-    return -(-length // CHUNK_TRAINING) + segments
+        return batch * -(-length // TUNING.chunk_training)
+    return -(-length // TUNING.chunk_training) + segments
 
 
 def scan_forward(
@@ -159,18 +190,18 @@ def scan_forward(
         kept, sums, alive = run.chunk_buffers()
         chunk_state_kernel[(plan.blocks, run.chunks)](
             u, dt, A, B, dt_bias, run.reset, kept, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=_UNROLL, **constants,
+            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
         carry_kernel[(plan.blocks, run.segments)](
             A, initial_state, kept, sums, alive, final, seg_chunk, *run.dims,
-            REVERSE=False, NP=plan.NP, BD=plan.BD, num_warps=1,
+            N=run.states, REVERSE=False, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
         )  # fmt: skip
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
     output_kernel[(plan.blocks, run.work)](
         u, dt, z, A, B, C, D, dt_bias, run.reset, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
-        ONE_PASS=plan.one_pass, KEEP=keep, UN=_UNROLL, **constants,
+        ONE_PASS=plan.one_pass, KEEP=keep, UN=TUNING.unroll, **constants,
     )  # fmt: skip
     return y, final, kept if keep else run.empty(0)
 
@@ -194,7 +225,7 @@ def scan_backward(
     """Gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of absent inputs are empty tensors."""
     u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
     A, D, dt_bias, grad_y, grad_final = (_dense(x) for x in (A, D, dt_bias, grad_y, grad_final))
-    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep=True)
+    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep=True, backward=True)
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
     constants = run.constants(softplus)
     make = torch.zeros_like if run.packed else torch.empty_like
@@ -211,21 +242,21 @@ def scan_backward(
         carry, sums, alive = run.chunk_buffers()
         reverse_state_kernel[(plan.blocks, run.chunks)](
             dt, z, grad_y, A, C, dt_bias, run.reset, carry, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=_UNROLL, **constants,
+            *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
         carry_kernel[(plan.blocks, run.segments)](
             A, grad_final, carry, sums, alive, d_init, seg_chunk, *run.dims,
-            REVERSE=True, NP=plan.NP, BD=plan.BD, num_warps=1,
+            N=run.states, REVERSE=True, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
         )  # fmt: skip
     items = plan.blocks * run.work
-    programs = min(items, _PROGRAMS_PER_SM * _multiprocessors(u.device))
-    parked = plan.chunk // _SUB
+    programs = min(items, TUNING.programs_per_sm * _multiprocessors(u.device))
+    parked = plan.chunk // TUNING.backward_sub
     gradient_kernel[(programs,)](
         u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, kept, carry, grad_final,
         run.empty(programs, parked, plan.BD, plan.NP), du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, items,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
-        ONE_PASS=plan.one_pass, SUB=_SUB, PARKED=parked, **constants,
+        ONE_PASS=plan.one_pass, SUB=TUNING.backward_sub, PARKED=parked, **constants,
     )  # fmt: skip
     return (
         du,

@@ -112,8 +112,11 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
 
     transformers_logging.disable_progress_bar()  # one bar a saved file is noise beside the bar of the steps
     started = time.monotonic()
-    with trainer.signals:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    if checkpoint is not None and checkpoints.step_of(checkpoint) >= trainer.args.max_steps:
+        trainer.restore(checkpoint)  # trained to the end, killed before the final model was complete
+    else:
+        with trainer.signals:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     run = Run(
         folder=folder,
         status="stopped" if trainer.stopped_by_signal else "finished",

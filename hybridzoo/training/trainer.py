@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from hybridzoo.errors import ConfigError, TrainingError
 from hybridzoo.training import checkpoints
@@ -326,6 +326,11 @@ class ZooTrainer(Trainer):
         best = self.progress["best"]
         if best and self.recipe.training.select_best and not (self.folder / f"best-{best['step']}").is_dir():
             self.progress["best"] = None  # gone with a later checkpoint: the next evaluation is the best again
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take weights, average and state from a checkpoint, without training."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 class _Hooks(TrainerCallback):

@@ -70,7 +70,7 @@ def _markdown_table(table: Table, cohort: Cohort, folder: Path) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|--:|---|--:|" + "--:|" * (len(columns) + 2) + "---|"]
     for row in cohort.rows:
         files = " ".join(f"[{i + 1}]({_relative(e.path, folder)})" for i, e in enumerate(row.entries))
-        source = row.first.provenance.source_url
+        source = _web_only(row.first.provenance.source_url)
         cells = [
             str(row.rank) if row.rank else "",
             f"[{row.label}]({source})" if source else row.label,

@@ -23,11 +23,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hybridzoo.errors import BackendError, UnknownNameError, unknown
+
+if TYPE_CHECKING:
+    from hybridzoo.ops._selftest import SelftestRow
 
 ENV = "HYBRIDZOO_BACKEND"
 AUTO = "auto"
@@ -94,20 +97,6 @@ class Row:
     auto: bool  # auto takes it for the calls that it supports, ahead of every other backend of this op
 
 
-@dataclass(frozen=True)
-class SelftestRow:
-    """One comparison of a backend with the reference in fp32: the largest relative error and what it was allowed."""
-
-    op: str
-    backend: str
-    example: str
-    ok: bool
-    worst: str  # the output or gradient with the largest error in units of its tolerance
-    error: float
-    tolerance: float
-    detail: str  # why it did not run, or "" if it did
-
-
 _ops: dict[str, Op] = {}
 _probed: dict[str, str | None] = {}
 _warned: set[str] = set()
@@ -144,25 +133,25 @@ class Op:
             BackendError: the backend asked for cannot run this call; the text says why.
         """
         asked = _requested(self.name, backend)
-        device = _first_tensor(call).device.type
+        device = first_tensor(call).device.type
         if asked != AUTO:
             chosen = self.backends[self.names.index(asked)]
-            reason = self._obstacle(chosen, call, device)
+            reason = self.obstacle(chosen, call, device)
             if reason is not None:
-                fix = f" ({chosen.fix})" if chosen.fix and _machine_obstacle(chosen.symbol) else ""
+                fix = f" ({chosen.fix})" if chosen.fix and machine_obstacle(chosen.symbol) else ""
                 raise BackendError(
                     f"backend {asked!r} cannot run this {self.name} call: {reason}{fix}; "
                     f'backend="auto" takes the fastest that can, backend="{REFERENCE}" always runs'
                 )
             return chosen
         for candidate in self.backends:
-            if candidate.auto_veto is None and self._obstacle(candidate, call, device, auto=True) is None:
+            if candidate.auto_veto is None and self.obstacle(candidate, call, device, auto=True) is None:
                 if device == "cuda" and not torch.compiler.is_compiling() and self.name not in _warned:
                     self._warn(candidate, call)
                 return candidate
         raise BackendError(f"no backend runs this {self.name} call; this is a defect: the reference runs every call")
 
-    def _obstacle(self, b: Backend, call: Call, device: str, auto: bool = False) -> str | None:
+    def obstacle(self, b: Backend, call: Call, device: str, auto: bool = False) -> str | None:
         """Why `b` cannot run the call now, cheapest reason first; None if it can."""
         if b.devices is not None and device not in b.devices:
             return f"it runs on {' and '.join(b.devices)}, the inputs are on {device}"
@@ -171,14 +160,14 @@ class Op:
                 return "it cannot be traced by torch.compile or torch.export"
             if auto and not b.exportable and torch.compiler.is_exporting():
                 return "an exported program must not depend on its kernels"
-        return _machine_obstacle(b.symbol) or b.supports(call)
+        return machine_obstacle(b.symbol) or b.supports(call)
 
     def _warn(self, chosen: Backend, call: Call) -> None:
         """Once per op: a faster backend would have run this call, had it been installed."""
         for b in self.backends:
             if b.priority <= chosen.priority:
                 return
-            missing = _machine_obstacle(b.symbol) if b.auto_veto is None and b.fix else None
+            missing = machine_obstacle(b.symbol) if b.auto_veto is None and b.fix else None
             if missing is not None and b.supports(call) is None:
                 _warned.add(self.name)
                 warnings.warn(
@@ -288,7 +277,7 @@ def _requested(op_name: str, argument: str) -> str:
 
 
 @torch._dynamo.assume_constant_result
-def _machine_obstacle(symbol: str | None) -> str | None:
+def machine_obstacle(symbol: str | None) -> str | None:
     """Why the optional package behind `"module:attribute"` cannot be used, or None. Probed once."""
     if symbol is None:
         return None
@@ -310,7 +299,7 @@ def _machine_obstacle(symbol: str | None) -> str | None:
     return _probed[symbol]
 
 
-def _first_tensor(call: Call) -> torch.Tensor:
+def first_tensor(call: Call) -> torch.Tensor:
     for value in call.values():
         value = value[0] if isinstance(value, (list, tuple)) and value else value
         if isinstance(value, torch.Tensor):
@@ -325,7 +314,7 @@ def report(device: str | torch.device | None = None) -> list[Row]:
     for op in ops().values():
         taken = False
         for b in op.backends:
-            missing = _machine_obstacle(b.symbol)
+            missing = machine_obstacle(b.symbol)
             if b.devices is not None and kind not in b.devices:
                 missing, fix = f"it runs on {' and '.join(b.devices)}; this is {kind}", ""
             else:
@@ -347,82 +336,8 @@ def report(device: str | torch.device | None = None) -> list[Row]:
     return rows
 
 
-def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Norm of the difference over the norm of `want`, in fp64; infinite for a wrong shape or a non-finite value."""
-    if got.shape != want.shape or not torch.isfinite(got).all():
-        return float("inf")
-    got, want = got.detach().double().cpu(), want.detach().double().cpu()
-    return ((got - want).norm() / want.norm().clamp_min(1e-6)).item()
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Relative error allowed to a backend whose inputs have this dtype."""
-    return {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 4e-3}[dtype]
-
-
-def run_example(backend: Backend, example: Example, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Outputs `out.0`, ... and gradients `grad.<name>` of one example, from fixed output gradients.
-
-    `dtype` recasts every floating-point argument first (for a reference of higher precision).
-    """
-
-    def leaf(value: Any, grad: bool) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [leaf(v, grad) for v in value]
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            return value.detach().to(dtype or value.dtype, copy=True).requires_grad_(grad)
-        return value
-
-    call = {name: leaf(value, name in example.differentiable) for name, value in example.call.items()}
-    result = backend.run(**call)
-    outputs = [r for r in (result if isinstance(result, tuple) else (result,)) if r is not None]
-    weights = []
-    for i, out in enumerate(outputs):
-        g = torch.Generator().manual_seed(i)
-        weights.append(torch.randn(out.shape, generator=g).to(out.device, out.dtype))
-    inputs = {}
-    for name in example.differentiable:
-        several = isinstance(call[name], list)
-        inputs.update({f"{name}.{i}": v for i, v in enumerate(call[name])} if several else {name: call[name]})
-    grads = torch.autograd.grad(outputs, list(inputs.values()), weights, allow_unused=True) if inputs else []
-    values = {f"out.{i}": out.detach() for i, out in enumerate(outputs)}
-    for name, grad in zip(inputs, grads):
-        if grad is None:
-            raise BackendError(f"no gradient for {name}")
-        values[f"grad.{name}"] = grad
-    return values
-
-
 def selftest(device: str | torch.device | None = None, op: str | None = None) -> list[SelftestRow]:
-    """Run every backend that this machine has on each op's examples; compare outputs and gradients with the reference.
+    """Run every backend that this machine has on each op's examples; see `hybridzoo.ops._selftest.selftest`."""
+    from hybridzoo.ops._selftest import selftest
 
-    The reference runs on the same device with every floating-point input widened to fp32 (fp64 on the CPU).
-
-    Args:
-        device: where; the current accelerator if left out.
-        op: one op only.
-    """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    rows = []
-    for one in [get_op(op)] if op else ops().values():
-        reference = next(b for b in one.backends if b.name == REFERENCE)
-        for example in one.examples(where):
-            wide = run_example(reference, example, torch.float64 if where.type == "cpu" else torch.float32)
-            limit = tolerance(_first_tensor(example.call).dtype)
-            for b in one.backends:
-                obstacle = one._obstacle(b, example.call, where.type)
-                if obstacle is not None:
-                    if _machine_obstacle(b.symbol) is None and (b.devices is None or where.type in b.devices):
-                        rows.append(SelftestRow(one.name, b.name, example.name, True, "", 0.0, limit, obstacle))
-                    continue
-                try:
-                    got = run_example(b, example)
-                except Exception as error:
-                    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                    rows.append(SelftestRow(one.name, b.name, example.name, False, "", float("inf"), limit, text))
-                    continue
-                errors = {key: relative_error(got[key], wide[key]) for key in wide}
-                worst = max(errors, key=errors.__getitem__)
-                ok = errors[worst] <= limit
-                rows.append(SelftestRow(one.name, b.name, example.name, ok, worst, errors[worst], limit, ""))
-    return rows
+    return selftest(device, op)

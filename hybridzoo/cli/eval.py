@@ -1,0 +1,144 @@
+"""`hybridzoo eval`: a model on a task, to a table and a result file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="eval")(eval_command)
+
+
+def _print_tasks(asked: bool) -> None:
+    if not asked:
+        return
+    from hybridzoo.cli._table import text_table
+    from hybridzoo.data import data_spec
+    from hybridzoo.eval.tasks import TASKS
+
+    rows = [
+        (t.name, t.title, t.protocol, t.primary, "--root" if data_spec(t.data).needs else "embedded")
+        for t in TASKS.values()
+    ]
+    typer.echo(text_table(("task", "title", "protocol", "ranked by", "data"), rows))
+    raise typer.Exit()
+
+
+def eval_command(
+    model: Annotated[str, typer.Argument(help="Registered name, name.tag, folder, hub id, or baseline:NAME.")],
+    task: Annotated[str, typer.Argument(help="Task (--tasks lists them).")],
+    limit: Annotated[int | None, typer.Option(help="Score only so many samples; the track becomes 'subset'.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where the data lie; embedded sets need none.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Another protocol of the task's data.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per forward.")] = 32,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; a GPU if there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit a temperature on the validation split.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap that gives the standard errors.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id, if not beside the model.")] = None,
+    long_text: Annotated[str | None, typer.Option(help="truncate, head_tail or sliding_window.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the result, name or name.tag.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of results.", show_default="eval/results or results")] = None,
+    timm_csv: Annotated[Path | None, typer.Option(help="Also add a row in timm's columns to this CSV.")] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="List the tasks and stop.", is_eager=True, callback=_print_tasks)
+    ] = False,
+) -> None:
+    """Evaluate a model on a task and write a result file.
+
+    Predictions are written beside the result, and the scores are computed from them. A result is never overwritten.
+    Inside a clone the default folder is eval/results, elsewhere ./results.
+
+    \b
+    hybridzoo eval iformer_mini fashion_mnist_mini
+    hybridzoo eval ./runs/my_model imdb --protocol paper --root data/sentiment
+    hybridzoo eval baseline:tfidf_lr vader
+    """
+    import sys
+
+    from hybridzoo.cli._table import text_table
+    from hybridzoo.cli._warnings import plain_warnings
+    from hybridzoo.eval.harness import run_task
+    from hybridzoo.eval.metrics.plots import save_confusion_matrix
+
+    plain_warnings()
+    options: dict[str, object] = {}
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        from hybridzoo.errors import ConfigError
+
+        try:
+            options["tokenizer"] = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no tokenizer in {tokenizer} ({str(error).splitlines()[0]})") from error
+    if long_text is not None:
+        options["long_text"] = long_text
+    done = run_task(
+        model,
+        task,
+        limit=limit,
+        root=root,
+        protocol=protocol,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        calibrate=calibrate,
+        seed=seed,
+        num_workers=workers,
+        name=name,
+        out=out or default_out(),
+        progress=sys.stderr.isatty(),
+        **options,
+    )
+    result, path = done.result, done.path
+    assert path is not None
+    used, total = result.task.dataset.n_used, result.task.dataset.n_total
+    part = "" if used == total else f" of {total:,}"
+    typer.echo(
+        f"{result.model.full_name} on {result.task.name} ({result.task.protocol}, {used:,}{part} samples, track "
+        f"{result.track})"
+    )
+    rows = [
+        (
+            name,
+            f"{m.value:.2f}" if m.unit == "%" else f"{m.value:.4f}",
+            None if m.stderr is None else f"{m.stderr:.2g}",
+            m.unit,
+        )
+        for name, m in result.metrics.items()
+    ]
+    typer.echo(text_table(("metric", "value", "+-", "unit"), rows, right=(1, 2)))
+    if result.efficiency is not None and result.run is not None:
+        typer.echo(f"{result.efficiency.throughput:,} samples/s on {result.run.device}")
+    for note in [*result.task.dataset.notes, result.provenance.notes]:
+        if note:
+            typer.echo(f"note: {note}")
+    typer.echo(f"result: {path}")
+    matrix = result.details.get("confusion_matrix")
+    if matrix:
+        picture = path.with_name(f"{path.stem}.confusion.png")
+        if save_confusion_matrix(
+            matrix["counts"], matrix["labels"], picture, title=f"{result.model.full_name} on {result.task.name}"
+        ):
+            typer.echo(f"confusion matrix: {picture}")
+    if timm_csv is not None:
+        from hybridzoo.eval.timm_csv import append_row
+
+        append_row(result, timm_csv)
+        typer.echo(f"timm row: {timm_csv}")
+
+
+def default_out() -> Path:
+    """`eval/results` of the clone that the working directory lies in, else `./results`."""
+    from hybridzoo._paths import asset_root
+
+    clone = asset_root("eval").parent
+    here = Path.cwd().resolve()
+    if (clone / "setup.py").is_file() and (here == clone or clone in here.parents):
+        return clone / "eval" / "results"
+    return Path("results")

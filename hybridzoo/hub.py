@@ -6,7 +6,8 @@ A model is fetched as one snapshot of one commit, and every new file whose sha25
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hybridzoo.errors import ConfigError, HybridzooError, SourceError
 
 # What a model needs; a repository may hold gigabytes of other files.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
+RETRY_AFTER_S = (1.0, 3.0)
 
 
 def split_revision(repo: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -132,7 +134,7 @@ def download(repo: str, filename: str, *, revision: str | None = None) -> Path:
     """
     repo, revision = split_revision(repo, revision)
     with hub_errors(repo), _verified(repo):
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        return Path(_retried(lambda: hf_hub_download(repo, filename, revision=revision)))
 
 
 def snapshot(repo: str, *, revision: str | None = None) -> Path:
@@ -147,7 +149,20 @@ def snapshot(repo: str, *, revision: str | None = None) -> Path:
     """
     repo, revision = split_revision(repo, revision)
     with hub_errors(repo), _verified(repo):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(MODEL_FILES)))
+        return Path(_retried(lambda: snapshot_download(repo, revision=revision, allow_patterns=list(MODEL_FILES))))
+
+
+def _retried(fetch: Callable[[], str]) -> str:
+    """Call again after a server error (5xx, 429): the client repeats broken connections, but not those."""
+    for wait in RETRY_AFTER_S:
+        try:
+            return fetch()
+        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+            statuses = {_status(cause) for cause in _chain(error)} - {None}
+            if not any(status == 429 or status >= 500 for status in statuses if status):
+                raise
+            time.sleep(wait)
+    return fetch()
 
 
 @contextmanager

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridzoo.errors import InputError
+
 _PIECE_ELEMENTS = 1 << 18  # of the (c, B, N, D) buffers: they stay in a core's cache
 _MIN_PIECE, _MAX_PIECE = 32, 256
 
@@ -124,6 +126,8 @@ def scan_forward(
     wide = compute_dtype(u.dtype)
     batch, length, channels = u.shape
     bounds = None if cu_seqlens is None else cu_seqlens.tolist()
+    if bounds is not None and (bounds[0] != 0 or bounds[-1] != length or bounds != sorted(bounds)):
+        raise InputError(f"selective_scan: cu_seqlens must rise from 0 to the length {length}, it is {bounds[:20]}")
     segments = batch if bounds is None else len(bounds) - 1
     piece = piece_length(u, A.shape[1])
     A_t = A.to(wide).t().contiguous()
@@ -226,7 +230,7 @@ def scan_backward(
     return (
         du,
         ddt,
-        dA.t().to(A.dtype, memory_format=torch.contiguous_format),
+        dA.t().contiguous().to(A.dtype),
         dB,
         dC,
         none if D is None else dD.to(D.dtype),

@@ -1,0 +1,131 @@
+"""Runs our Triton kernels on the CPU through Triton's interpreter against the fp64 reference; prints one JSON line.
+
+Not a test module: the interpreter has to be chosen before the kernels are imported, so the tests start this file in a
+process of its own: `python tests/ops/_interpreted.py selective_scan`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+
+from hybridzoo.ops._selftest import relative_error, run_example
+from hybridzoo.ops.dispatch import Example, get_op
+
+
+def _poison() -> None:
+    """Every torch.empty comes filled with NaN, so that memory left unwritten shows up in the comparison."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def _leaves(call: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(k for k, v in call.items() if isinstance(v, torch.Tensor) and v.is_floating_point())
+
+
+def scan_case(
+    B: int,
+    L: int,
+    D: int,
+    N: int,
+    G: int = 1,
+    dtype: torch.dtype = torch.float32,
+    full: bool = True,
+    cu: tuple[int, ...] | None = None,
+    resets: bool = False,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    strided: bool = False,
+) -> Example:
+    def rand(*shape: int) -> torch.Tensor:
+        if strided and len(shape) > 2:  # a slice of something wider, as a projection's output is
+            return torch.randn(*shape[:-1], 3 * shape[-1])[..., shape[-1] : 2 * shape[-1]]
+        return torch.randn(*shape)
+
+    call = {
+        "u": rand(B, L, D).to(dtype),
+        "dt": (rand(B, L, D) * scale + offset).to(dtype),
+        "A": -rand(D, N).exp(),
+        "B": rand(B, L, G, N).to(dtype),
+        "C": rand(B, L, G, N).to(dtype),
+        "D": rand(D) if full else None,
+        "z": rand(B, L, D).to(dtype) if full else None,
+        "dt_bias": rand(D) if full else None,
+        "dt_softplus": full,
+        "initial_state": rand(len(cu) - 1 if cu else B, D, N) if full else None,
+        "return_final_state": full,
+        "seq_idx": (torch.arange(L) // 3).expand(B, L) if resets else None,
+        "cu_seqlens": torch.tensor(cu) if cu else None,
+    }
+    if not full:
+        call["dt"] = call["dt"].abs()
+    return Example("", call, _leaves(call))
+
+
+def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
+    """Name -> tuning constants and input. Chunks of 4 steps put several chunks and exact tails into short inputs."""
+    chunked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 10**6}
+    walked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 0}
+    cases: dict[str, tuple[dict[str, Any], Example]] = {}
+    for way, tuning in (("chunked", chunked), ("walked", walked)):
+        for L in (1, 3, 4, 5, 9):
+            cases[f"{way}-L{L}"] = (tuning, scan_case(1, L, 3, 2))
+        cases[f"{way}-B2-groups-N3"] = (tuning, scan_case(2, 9, 6, 3, 2))
+        cases[f"{way}-plain"] = (tuning, scan_case(2, 6, 5, 1, full=False))
+        cases[f"{way}-seq_idx"] = (tuning, scan_case(2, 10, 4, 2, resets=True))
+        cases[f"{way}-empty-segments"] = (tuning, scan_case(1, 12, 4, 2, cu=(0, 0, 5, 5, 11, 12, 12)))
+        cases[f"{way}-extreme-dt"] = (tuning, scan_case(1, 9, 4, 2, scale=40.0))
+    cases["tiny-dt"] = (chunked, scan_case(1, 9, 4, 2, offset=-18.0))
+    cases["N64"] = (walked, scan_case(1, 3, 9, 64))
+    cases["strided"] = (chunked, scan_case(2, 6, 4, 2, strided=True))
+    cases["bf16"] = (chunked, scan_case(1, 9, 4, 2, dtype=torch.bfloat16))
+    cases["two-warp-tile"] = ({**chunked, "backward_tile": 8, "tile": 16, "backward_sub": 4}, scan_case(1, 9, 20, 2))
+    return cases
+
+
+def run_scan() -> dict[str, Any]:
+    from hybridzoo.ops.selective_scan import triton as launch
+
+    op = get_op("selective_scan")
+    by_name = {b.name: b for b in op.backends}
+    found = {}
+    for name, (tuning, example) in scan_cases().items():
+        launch.TUNING = launch.Tuning(**tuning)
+        call = {
+            k: v.detach() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            for k, v in example.call.items()
+        }
+        if name == "strided":  # run_example copies to leaves of dense layout, so compare the outputs of the slices too
+            y, final = by_name["triton"].run(**call)
+            dense, dense_final = by_name["triton"].run(**{k: _dense(v) for k, v in call.items()})
+            assert not call["u"].is_contiguous()
+            assert torch.equal(y, dense)
+            assert torch.equal(final, dense_final)
+        want = run_example(by_name["torch"], example, torch.float64)
+        got = run_example(by_name["triton"], example)
+        with torch.no_grad():  # another launch: no states kept
+            again = by_name["triton"].run(**call)[0]
+        found[name] = {key: relative_error(got[key], want[key]) for key in want}
+        found[name]["inference"] = relative_error(again, want["out.0"])
+    return found
+
+
+def _dense(x: Any) -> Any:
+    return x.contiguous() if isinstance(x, torch.Tensor) else x
+
+
+SUITES = {"selective_scan": run_scan}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    _poison()
+    print(json.dumps(SUITES[sys.argv[1]]()))

@@ -1,7 +1,7 @@
 """Training: recipes (YAML) -> runs.
 
     from hybridzoo.training import load_recipe, train
-    run = train(load_recipe("iformer/mini_fashion_mnist"), "runs/iformer_mini")
+    run = train(load_recipe("iformer/fashion_mnist_mini"), "runs/iformer_mini")
 
 Importing this package is cheap; torch and transformers are imported by `train`.
 """

@@ -73,7 +73,7 @@ class BatchAugment:
         return padded[rows, torch.arange(channels).view(1, -1, 1, 1), top[:, None, :, None], left[:, None, None, :]]
 
     def _resized_crop(self, x: torch.Tensor, u: np.ndarray) -> torch.Tensor:
-        """A crop of random area and aspect ratio, stretched to the full size (clipped to the image where it is too long)."""
+        """A crop of random area and aspect ratio (clipped to the image), stretched to the full size."""
         (low, high), ratio = self.augment.scale, self.augment.ratio or DEFAULT_RATIO  # type: ignore[misc]
         height, width = x.shape[-2:]
         area = (low + (high - low) * u[:, 3]) * height * width

@@ -78,8 +78,8 @@ def build_tokenizer(recipe: Recipe, train_split: Any) -> Any:
     source = given or recipe.model.weights or recipe.model.backbone or _registered_folder(recipe)
     if source is None:
         raise ConfigError(
-            "data.tokenizer is missing: give a folder or hub id with a tokenizer, or train:8000 to train a byte-level BPE "
-            "of that size on the train split"
+            "data.tokenizer is missing: give a folder or hub id with a tokenizer, or train:8000 to train a byte-level "
+            "BPE of that size on the train split"
         )
     try:
         return AutoTokenizer.from_pretrained(
@@ -131,8 +131,8 @@ def _text_datasets(train: Any, validation: Any, model: Any, tokenizer: Any) -> t
     rows = getattr(embeddings, "num_embeddings", None)
     if rows is not None and len(tokenizer) > rows:
         raise ConfigError(
-            f"the tokenizer knows {len(tokenizer)} tokens, but the model has embeddings for {rows}; use the tokenizer that "
-            "belongs to the weights, or raise the model's vocab_size"
+            f"the tokenizer knows {len(tokenizer)} tokens, but the model has embeddings for {rows}; use the tokenizer "
+            "that belongs to the weights, or raise the model's vocab_size"
         )
     fixed = getattr(config, "fixed_length", None)
     collator = TextCollator(

@@ -1,7 +1,7 @@
 """Checkpoint folders that are either complete or not there.
 
-A checkpoint is written as `checkpoints/.writing-N`, every file flushed to the disk, a list of sizes and hashes last, and
-then renamed to `checkpoint-N`: a kill at any moment leaves the earlier ones as they were and no half of a new one.
+A checkpoint is written as `checkpoints/.writing-N`, every file flushed to the disk, a list of sizes and hashes last,
+and then renamed to `checkpoint-N`: a kill at any moment leaves the earlier ones as they were and no half of a new one.
 """
 
 from __future__ import annotations

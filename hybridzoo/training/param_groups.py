@@ -36,8 +36,8 @@ def param_groups(
     if layer_decay is not None:
         if not hasattr(model, "layer_groups"):
             raise ConfigError(
-                f"training.layer_decay={layer_decay}: {type(model).__name__} has no layer_groups(), so its layers have no "
-                "order; set training.layer_decay=null"
+                f"training.layer_decay={layer_decay}: {type(model).__name__} has no layer_groups(), so its layers have "
+                "no order; set training.layer_decay=null"
             )
         layers = model.layer_groups()  # type: ignore[operator]
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

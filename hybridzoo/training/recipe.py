@@ -1,6 +1,6 @@
 """Recipes: YAML files that say what is trained, on what, and how.
 
-    recipe = load_recipe("iformer/mini_fashion_mnist", ["training.epochs=2"])
+    recipe = load_recipe("iformer/fashion_mnist_mini", ["training.epochs=2"])
 
 Order of precedence: the defaults of `schema.py`, the file named by `base:` (if any), the recipe, the overrides.
 An unknown key, a wrong type or an impossible value raises ConfigError with the key's path.
@@ -87,6 +87,18 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     layers.append((str(path), values))
     layers += [(f"override {text!r}", _parse_override(text)) for text in overrides]
     return _merge(layers)
+
+
+def portable_text(path: Path) -> str:
+    """A recipe's text with a `base:` that still points to the same file when the text lies elsewhere."""
+    text = path.read_text(encoding="utf-8")
+    base = _read(path).get("base")
+    if base is None:
+        return text
+    base_path, root = _find_base(base, path).resolve(), asset_root("recipes").resolve()
+    inside = base_path.is_relative_to(root)
+    name = base_path.relative_to(root).with_suffix("").as_posix() if inside else str(base_path)
+    return re.sub(r"(?m)^base:.*$", lambda _: f"base: {name}", text, count=1)
 
 
 def recipe_from_dict(values: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:

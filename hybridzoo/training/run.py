@@ -1,7 +1,7 @@
 """`train`: from a recipe to a run folder.
 
-The folder holds `recipe.yaml` (complete), `environment.json`, `log.jsonl`, `loss.png`, `checkpoints/`, `run.json` (the
-outcome), `results/`, and at its root the final model as `save_pretrained` writes it, so that `build_model(folder)` works.
+The folder holds `recipe.yaml` (complete), `environment.json`, `log.jsonl`, `loss.png`, `checkpoints/`, `run.json`
+(the outcome), `results/`, and at its root the final model as `save_pretrained` writes it, so that `build_model(folder)` works.
 """
 
 from __future__ import annotations

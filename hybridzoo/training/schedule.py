@@ -14,7 +14,7 @@ class Schedule:
     """Warm-up, decay and cool-down, in updates.
 
     As timm's `CosineLRScheduler(t_in_epochs=False)` with its default `warmup_prefix=False`: the cosine runs over
-    `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the end of the warm-up.
+    `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the warm-up's end.
 
     Args:
         kind: cosine, linear or constant.

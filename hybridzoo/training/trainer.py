@@ -287,7 +287,7 @@ class ZooTrainer(Trainer):
         if not torch.isfinite(torch.stack(list(norms)).sum()).item():
             raise TrainingError(
                 f"the weights are not finite (NaN or infinite) at step {self.state.global_step}; the training was "
-                f"stopped. {self.last_good()} A lower training.learning_rate or training.clip_grad_norm=1.0 usually helps"
+                f"stopped. {self.last_good()} A lower training.learning_rate or clip_grad_norm=1.0 usually helps"
             )
 
     @contextlib.contextmanager
@@ -301,13 +301,13 @@ class ZooTrainer(Trainer):
             if isinstance(error, TrainingError) or not is_write:
                 raise
             shutil.rmtree(staging, ignore_errors=True)
-            free = ""
+            first, free = text.splitlines()[0] if text else repr(error), ""
             with contextlib.suppress(OSError):
                 free = f" ({shutil.disk_usage(self.folder).free / 2**20:.0f} MiB free)"
             raise TrainingError(
-                f"{final.name} could not be written to {self.folder}: {text.splitlines()[0] if text else error!r}{free}. "
-                f"Earlier checkpoints are intact. {self.last_good()} Make room or give write access, then start the same "
-                "command again: it goes on from there"
+                f"{final.name} could not be written to {self.folder}: {first}{free}. "
+                f"Earlier checkpoints are intact. {self.last_good()} Make room or give write access, then start the "
+                "same command again: it goes on from there"
             ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -59,9 +59,16 @@ def markdown(tables: list[Table], folder: Path) -> str:
         lines += ["No results yet.", ""]
     for table in tables:
         lines += [f"## {table.title}", "", table.about, ""]
-        for cohort in table.cohorts:
-            lines += [f"**{cohort.label}**: {cohort.note}", "", *_markdown_table(table, cohort, folder), ""]
+        lines += markdown_cohorts(table, folder)
     return "\n".join(lines)
+
+
+def markdown_cohorts(table: Table, folder: Path) -> list[str]:
+    """One titled Markdown table per cohort, as lines."""
+    lines = []
+    for cohort in table.cohorts:
+        lines += [f"**{cohort.label}**: {cohort.note}", "", *_markdown_table(table, cohort, folder), ""]
+    return lines
 
 
 def _markdown_table(table: Table, cohort: Cohort, folder: Path) -> list[str]:
@@ -75,7 +82,7 @@ def _markdown_table(table: Table, cohort: Cohort, folder: Path) -> list[str]:
             str(row.rank) if row.rank else "",
             f"[{row.label}]({source})" if source else row.label,
             f"{row.params:,}" if row.params else "",
-            *(_markdown_score(row, c) for c in columns),
+            *(markdown_score(row, c) for c in columns),
             f"{row.first.task.dataset.n_used:,}",
             str(len(row.entries)) if row.first.run else "",
             files,
@@ -84,7 +91,8 @@ def _markdown_table(table: Table, cohort: Cohort, folder: Path) -> list[str]:
     return lines
 
 
-def _markdown_score(row: Row, column: Column) -> str:
+def markdown_score(row: Row, column: Column) -> str:
+    """`**93.80** ± 0.20`, bold where it is the best of its cohort; empty without this metric."""
     score = row.scores.get(column.name)
     if score is None:
         return ""

@@ -31,8 +31,8 @@ def _file(name: str) -> Path:
 
 
 def vader_label(rating: float) -> int:
-    """0 negative, 1 neutral, 2 positive, for a mean rating from -4 to 4; the border +-0.5 is not neutral."""
-    return 0 if rating <= -VADER_THRESHOLD else 2 if rating >= VADER_THRESHOLD else 1
+    """0 negative, 1 neutral, 2 positive, for a mean rating from -4 to 4; the border +-0.5 is neutral."""
+    return 0 if rating < -VADER_THRESHOLD else 2 if rating > VADER_THRESHOLD else 1
 
 
 def read_vader(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:

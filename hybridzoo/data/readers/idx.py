@@ -99,13 +99,13 @@ def _read(root: Path, seed: int, names: tuple[str, ...] | None, n_validation: in
 
 def read_fashion_mnist(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """Fashion-MNIST: 55,000 / 5,000 (seeded, stratified, from the train part) / 10,000 grey images of 28 x 28."""
-    raw = _read(root, seed, FASHION_LABELS, 5000)
-    sizes = {name: len(split) for name, split in raw.splits.items()}
-    if sizes != {"train": 55000, "validation": 5000, "test": 10000}:
+    sizes = [len(read_idx(_find(root, f"{prefix}-labels-idx1-ubyte"))) for prefix in ("train", "t10k")]
+    if sizes != [60000, 10000]:
         raise DataError(
-            f"{root} is not Fashion-MNIST: 60,000 + 10,000 images expected, got {sizes}; load_data('idx') reads any set"
+            f"{root} is not Fashion-MNIST: 60,000 + 10,000 images expected, got {sizes[0]:,} + {sizes[1]:,}; "
+            f"load_data('idx') reads any set"
         )
-    return raw
+    return _read(root, seed, FASHION_LABELS, 5000)
 
 
 def read_idx_folder(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:

@@ -7,6 +7,8 @@ public replications do. Texts are returned as they are in the source; cleaning i
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 
 from hybridzoo.data.base import Raw, Skipped, Split, check_skipped, sha256_files
 from hybridzoo.data.catalog import data_spec
-from hybridzoo.data.readers.tables import collect, csv_rows, encode_labels
+from hybridzoo.data.readers.tables import collect, csv_header, csv_rows, encode_labels
 from hybridzoo.data.splits import split_90_5_5, train_test_indices
 from hybridzoo.errors import DataError
 
@@ -75,8 +77,7 @@ def read_imdb(root: Path | str, protocol: str, seed: int, options: dict[str, Any
     path = _pick(root, (MERGED_REVIEWS, "IMDB Dataset.csv"), "imdb")
     if path is None:
         raise _refuse("imdb", root)
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        columns = file.readline().strip().split(",")
+    columns = csv_header(path)
     if columns == ["text", "label", "source"]:
         return _imdb_train_half(path, protocol, seed)
     if columns == ["review", "sentiment"]:
@@ -170,8 +171,7 @@ def read_airline(root: Path | str, protocol: str, seed: int, options: dict[str, 
     path = _pick(root, ("Tweets.csv", MERGED_AIRLINE), "twitter_airline")
     if path is None:
         raise _refuse("twitter_airline", root)
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        columns = file.readline().strip().split(",")
+    columns = csv_header(path)
     if "airline_sentiment" in columns:
         everything, skipped = _from_rows(csv_rows(path), path, "text", "airline_sentiment", SENTIMENT_3)
         return _airline(everything, sha256_files([path]), "file", "Tweets.csv", skipped, seed)
@@ -198,9 +198,6 @@ def _airline(
 def _airline_merged(path: Path, seed: int) -> Raw:
     # The file's own bytes are damaged (single bytes of other encodings): read as its package does, with replacement.
     text = path.read_bytes().decode("utf-8", errors="replace")
-    import csv
-    import io
-
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     ids, labels, texts, skipped = [], [], [], []
     for start, end, sentiment in AIRLINE_RANGES:

@@ -97,6 +97,12 @@ def csv_rows(
             yield where, dict(zip(names, fields))
 
 
+def csv_header(path: Path) -> list[str]:
+    """Column names in the first line of a comma-separated file."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
+
+
 def jsonl_rows(path: Path, *, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any] | Skipped]]:
     """Objects of a JSON Lines file as (where, object), or (where, Skipped) for a broken line."""
     for number, line in enumerate(decode(path.read_bytes(), str(path), encoding).split("\n"), 1):

@@ -106,4 +106,5 @@ def cleaner(preprocess: str) -> Callable[[str], str]:
 
     from hybridzoo.data.text_cleaning import clean_text
 
+    clean_text("", preprocess)  # an unknown mode raises here, not at the first text
     return partial(clean_text, mode=preprocess)

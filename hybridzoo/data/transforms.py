@@ -156,16 +156,19 @@ def _tensor_step(pipeline: Any) -> int:
 
 def _keep_zero_bits(pipeline: Any) -> None:
     """Let timm's posterize keep 0 bits (a black image, its strongest level), which Pillow 13 refuses with an error."""
-    from PIL import Image, ImageOps
     from timm.data import auto_augment
-
-    def posterize(image: Any, bits_to_keep: int, **_: Any) -> Any:
-        if bits_to_keep >= 8:
-            return image
-        return ImageOps.posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
 
     for step in pipeline.transforms:
         policies = getattr(step, "ops", None) or [op for policy in getattr(step, "policy", []) for op in policy]
         for op in policies:
             if getattr(op, "aug_fn", None) is auto_augment.posterize:
-                op.aug_fn = posterize
+                op.aug_fn = _posterize
+
+
+def _posterize(image: Any, bits_to_keep: int, **_: Any) -> Any:
+    """Top level, so that a transform can be pickled for the workers of a DataLoader."""
+    from PIL import Image, ImageOps
+
+    if bits_to_keep >= 8:
+        return image
+    return ImageOps.posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)

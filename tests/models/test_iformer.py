@@ -248,6 +248,51 @@ def test_initial_values():
             assert (value == 1).all(), key
 
 
+@pytest.mark.parametrize("name", ["iformer_test", "iformer_mini_attention"])
+def test_gradients_in_training_mode_match_finite_differences(name):
+    net = lively(build_model(name, dtype="float64")).train()
+    inputs = net.example_inputs(4, labels=True)
+    net(**inputs).loss.backward()
+    directions = [torch.randn_like(p) for p in net.parameters()]
+    slope = sum((p.grad * d).sum() for p, d in zip(net.parameters(), directions, strict=True))
+
+    def loss_at(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for p, d in zip(net.parameters(), directions, strict=True):
+                p.add_(d, alpha=step)
+            loss = net(**inputs).loss
+            for p, d in zip(net.parameters(), directions, strict=True):
+                p.sub_(d, alpha=step)
+        return loss
+
+    step = 1e-6
+    torch.testing.assert_close((loss_at(step) - loss_at(-step)) / (2 * step), slope, rtol=1e-5, atol=1e-7)
+
+
+def test_batch_norms_normalise_by_the_batch_and_track_it():
+    net = lively(build_model("iformer_test"))
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if "patch_embed" in name and p.ndim == 1:
+                p.copy_(noise(*p.shape) * 0.3 + 1)
+    w = {k.removeprefix("iformer.patch_embed."): v.clone() for k, v in net.state_dict().items()}
+    x = noise(3, 3, 32, 32)
+    y = x
+    for i, stride in ((1, 2), (2, 1)):
+        y = F.conv2d(y, w[f"proj{i}.weight"], w[f"proj{i}.bias"], stride, padding=1)
+        statistics = [w[f"norm{i}.running_mean"], w[f"norm{i}.running_var"]]
+        y = F.batch_norm(y, *statistics, w[f"norm{i}.weight"], w[f"norm{i}.bias"], training=True)
+        y = F.gelu(y) if i == 1 else y
+    with torch.no_grad():
+        found = net.iformer.patch_embed.train()(x)
+    torch.testing.assert_close(found, y.permute(0, 2, 3, 1), **CLOSE)
+    for key, value in net.iformer.patch_embed.state_dict().items():
+        if "running" in key:
+            torch.testing.assert_close(value, w[key], **CLOSE)
+        elif "tracked" in key:
+            assert value == 1
+
+
 def test_layer_groups_hold_every_parameter_once(model):
     groups = model.layer_groups()
     for name, _ in model.named_parameters():

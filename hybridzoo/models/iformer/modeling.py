@@ -86,16 +86,16 @@ class IFormerForImageClassification(ZooModel):
         return output if (return_dict if return_dict is not None else self.config.return_dict) else output.to_tuple()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.float()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         problem = self.config.problem_type
         if problem == "regression":
-            return F.mse_loss(logits.squeeze(-1), labels.float().view_as(logits.squeeze(-1)))
+            return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
         if labels.is_floating_point():
             if labels.shape != logits.shape:
                 raise InputError(f"expected float labels of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
             if problem == "multi_label_classification":
-                return F.binary_cross_entropy_with_logits(logits, labels.float())
-            return F.cross_entropy(logits, labels.float())
+                return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+            return F.cross_entropy(logits, labels.to(logits.dtype))
         if labels.shape != logits.shape[:1]:
             raise InputError(
                 f"expected integer labels of shape {tuple(logits.shape[:1])} or float labels of shape "

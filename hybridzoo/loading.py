@@ -120,7 +120,7 @@ def load_original(
     """
     if family in registry.families():
         entry, task, base = registry.get_family(family), None, {}
-    elif registry.is_model(family):
+    elif family.partition(".")[0] in registry.models():
         model, _ = registry.get_model(family)
         entry, task, base = registry.get_family(model.family), model.task, dict(model.config)
     else:

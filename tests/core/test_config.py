@@ -33,7 +33,7 @@ WRONG = [
     ({"num_classes": 2, "num_labels": 3}, "disagree"),
     ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "id2label names 2 classes"),
     ({"id2label": {0: "a", 2: "b"}}, "keys of id2label must be 0 to 1"),
-    ({"problem_type": "single"}, "problem_type.*did you mean 'single_label_classification'"),
+    ({"problem_type": "single"}, "problem_type.*single_label_classification"),
     ({"dtype": "float31"}, "unknown dtype.*float32"),
     ({"attn_implementation": "someone/kernel"}, "names code to download"),
     ({"per_layer_config": {0: {"widths": (1,)}}}, "unknown key"),

@@ -121,7 +121,59 @@ def _dense(x: Any) -> Any:
     return x.contiguous() if isinstance(x, torch.Tensor) else x
 
 
-SUITES = {"selective_scan": run_scan}
+def conv_case(
+    B: int,
+    L: int,
+    D: int,
+    W: int,
+    dtype: torch.dtype = torch.float32,
+    cu: tuple[int, ...] | None = None,
+    resets: bool = False,
+    state: bool = False,
+    plain: bool = False,
+    padding: str = "causal",
+) -> Example:
+    call = {
+        "x": torch.randn(B, L, D).to(dtype),
+        "weight": torch.randn(D, W).to(dtype),
+        "bias": None if plain else torch.randn(D).to(dtype),
+        "activation": None if plain else "silu",
+        "padding": padding,
+        "initial_state": torch.randn(len(cu) - 1 if cu else B, W - 1, D).to(dtype) if state else None,
+        "return_final_state": state,
+        "seq_idx": (torch.arange(L) // 3).expand(B, L) if resets else None,
+        "cu_seqlens": torch.tensor(cu) if cu else None,
+    }
+    return Example("", call, _leaves(call))
+
+
+def run_conv() -> dict[str, Any]:
+    """Lengths around the 32-row tile, channels around the 64-wide one."""
+    cases = {
+        **{f"L{L}": conv_case(2, L, 5, 4, state=True) for L in (1, 2, 31, 32, 33)},
+        **{f"W{W}": conv_case(1, 34, 3, W) for W in (1, 2, 3, 9)},
+        **{f"same-W{W}": conv_case(1, 34, 3, W, padding="same") for W in (1, 3, 4, 7)},
+        "D65": conv_case(1, 5, 65, 3),
+        "plain": conv_case(2, 33, 4, 4, plain=True),
+        "seq_idx": conv_case(2, 35, 4, 3, resets=True, state=True),
+        "same-packed": conv_case(1, 34, 4, 5, cu=(0, 2, 2, 33, 34), padding="same"),
+        "empty-segments": conv_case(1, 34, 4, 4, cu=(0, 0, 2, 2, 33, 34, 34), state=True),
+        "bf16": conv_case(2, 33, 4, 4, torch.bfloat16),
+    }
+    by_name = {b.name: b for b in get_op("causal_conv1d").backends}
+    found = {}
+    for name, example in cases.items():
+        want = run_example(by_name["torch"], example, torch.float64)
+        got = run_example(by_name["triton"], example)
+        found[name] = {key: relative_error(got[key], want[key]) for key in want}
+    wide = torch.randn(2, 33, 12)
+    part = {**cases["plain"].call, "x": wide[..., 4:8]}
+    sliced = by_name["triton"].run(**part)[0]
+    found["strided"] = {"out.0": relative_error(sliced, by_name["torch"].run(**part)[0])}
+    return found
+
+
+SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")

@@ -1,0 +1,70 @@
+"""`torch.library` operators around the Triton kernels of `causal_conv1d`, with fake kernels and autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("hybridzoo::causal_conv1d_triton", mutates_args=())
+def conv_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    left: int,
+    initial_state: Tensor | None,
+    seq_idx: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> Tensor:
+    """See `hybridzoo.ops.causal_conv1d.triton.conv_forward`."""
+    from hybridzoo.ops.causal_conv1d.triton import conv_forward
+
+    return conv_forward(x, weight, bias, silu, left, initial_state, seq_idx, cu_seqlens)
+
+
+@conv_triton.register_fake
+def _(x, weight, bias, silu, left, initial_state, seq_idx, cu_seqlens):
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.custom_op("hybridzoo::causal_conv1d_triton_backward", mutates_args=())
+def conv_triton_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    left: int,
+    initial_state: Tensor | None,
+    seq_idx: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `hybridzoo.ops.causal_conv1d.triton.conv_backward`."""
+    from hybridzoo.ops.causal_conv1d.triton import conv_backward
+
+    return conv_backward(grad_y, x, weight, bias, silu, left, initial_state, seq_idx, cu_seqlens)
+
+
+@conv_triton_backward.register_fake
+def _(grad_y, x, weight, bias, silu, left, initial_state, seq_idx, cu_seqlens):
+    def like(t: Tensor | None) -> Tensor:
+        return x.new_empty(0) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+
+    return like(x), like(weight), like(bias), like(initial_state)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.silu, ctx.left, initial_state, seq_idx, cu_seqlens = inputs
+    ctx.save_for_backward(x, weight, bias, initial_state, seq_idx, cu_seqlens)
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    x, weight, bias, state, seq_idx, cu_seqlens = ctx.saved_tensors
+    dx, dw, db, ds = conv_triton_backward(grad_y, x, weight, bias, ctx.silu, ctx.left, state, seq_idx, cu_seqlens)
+    return dx, dw, None if bias is None else db, None, None, None if state is None else ds, None, None
+
+
+conv_triton.register_autograd(_backward, setup_context=_setup)

@@ -155,7 +155,7 @@ class CachedImageDataset(Dataset):
 
 
 def decode_small(split: Any, *, height: int, width: int, channels: int) -> torch.Tensor | None:
-    """All images of a split as (N, C, H, W) uint8, or None unless each already has that size and they fit into memory."""
+    """All images of a split as (N, C, H, W) uint8, or None unless each has that size and all fit into memory."""
     if not len(split) or len(split) * channels * height * width > CACHE_BYTES:
         return None
     mode = {1: "L", 3: "RGB"}.get(channels)

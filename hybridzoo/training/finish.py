@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hybridzoo.checkpoint_io import read_state_dict
@@ -80,7 +79,7 @@ def card_facts(run: Any, recipe: Recipe, bundle: Any, which: str, results: list[
             "dataset_type": info.name,
             "dataset_name": f"{info.title} (validation)",
             "metric_type": name,
-            "metric_value": round(value, 6),
+            "metric_value": round(value if name == "loss" else 100 * value, 4),  # per cent, as in result files
         }
         for name, value in run.metrics.items()
     ]
@@ -109,39 +108,29 @@ def card_facts(run: Any, recipe: Recipe, bundle: Any, which: str, results: list[
 
 def evaluate_tasks(run: Any, recipe: Recipe) -> list[dict[str, Any]]:
     """Run the recipe's tasks on the saved model; result files go to `results/`. Returns rows for the card."""
-    from hybridzoo.eval import evaluate
+    from hybridzoo.eval import evaluate, load_task
 
     rows = []
-    for task in recipe.evaluation.tasks:
-        same_data = task == recipe.data.name
+    for name in recipe.evaluation.tasks:
+        task = load_task(name)
         result = evaluate(
             str(run.folder),
-            task,
+            name,
             batch_size=recipe.evaluation.batch_size,
-            root=recipe.data.root if same_data else None,
-            protocol=recipe.data.protocol if same_data else None,
+            root=recipe.data.root if task.data == recipe.data.name else None,
             out=run.folder / "results",
+            name=recipe.model.name,
+            command=command_line(),
         )
-        rows += result_rows(result, task)
-    run.results = sorted(
-        p.relative_to(run.folder).as_posix() for p in Path(run.folder / "results").rglob("*.json") if p.is_file()
-    )
-    return rows
-
-
-def result_rows(result: Any, task: str) -> list[dict[str, Any]]:
-    """Card rows of one result: its metrics that are single numbers."""
-    rows = []
-    for name, value in dict(result.metrics).items():
-        value = value.get("value") if isinstance(value, dict) else value
-        if isinstance(value, (int, float)):
-            rows.append(
-                {
-                    "task_type": "classification",
-                    "dataset_type": task,
-                    "dataset_name": task,
-                    "metric_type": name,
-                    "metric_value": value,
-                }
-            )
+        rows += [
+            {
+                "task_type": task.kind,
+                "dataset_type": task.data,
+                "dataset_name": task.title,
+                "metric_type": metric,
+                "metric_value": value.value,
+            }
+            for metric, value in result.metrics.items()
+        ]
+    run.results = sorted(p.relative_to(run.folder).as_posix() for p in (run.folder / "results").rglob("*.json"))
     return rows

@@ -131,7 +131,7 @@ def parse_every(value: int | float | str, key: str) -> tuple[float, str]:
     found = _EVERY.fullmatch(str(value).strip())
     if not found:
         raise ConfigError(
-            f"{key}: {value!r} is neither a number of epochs (1, 0.5) nor a number of steps ('200 steps'); 0 = only at the end"
+            f"{key}: {value!r} is neither a number of epochs (1, 0.5) nor of steps ('200 steps'); 0 = only at the end"
         )
     return (float(found[1]), "steps") if found[1] else (float(found[2]), "epochs")
 

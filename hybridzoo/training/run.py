@@ -1,7 +1,8 @@
 """`train`: from a recipe to a run folder.
 
 The folder holds `recipe.yaml` (complete), `environment.json`, `log.jsonl`, `loss.png`, `checkpoints/`, `run.json`
-(the outcome), `results/`, and at its root the final model as `save_pretrained` writes it, so that `build_model(folder)` works.
+(the outcome), `results/`, and at its root the final model as `save_pretrained` writes it, so that
+`build_model(folder)` works.
 """
 
 from __future__ import annotations
@@ -341,5 +342,5 @@ def _check_processes(checkpoint: Path, world_size: int, recipe: Recipe) -> None:
     before = len(list(checkpoint.glob("rng_state*.pth")))
     if before and before != world_size:
         raise TrainingError(
-            f"{checkpoint} was written by {before} processes, this run has {world_size}; start it with {before} processes"
+            f"{checkpoint} was written by {before} processes, this run has {world_size}; start it with {before}"
         )

@@ -74,7 +74,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
     """Shuffled batches of one process; the order is a function of the seed and `epoch`, which the trainer sets.
 
     An epoch has `size // (batch_size * world)` steps: as in timm, samples that do not fill the last one are left out,
-    others in each epoch. A data set smaller than one step gives one step, for several processes filled up by repetition.
+    others in each epoch. A smaller data set gives one step (filled up by repetition for several processes).
 
     Args:
         size: samples of the train split.

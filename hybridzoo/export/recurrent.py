@@ -31,7 +31,8 @@ def lstm_layer(
     Returns:
         states (B, T, H), last state (1, B, H), last cell (1, B, H).
     """
-    return torch.lstm(x, (h0, c0), [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, False, False, True)
+    states, h, c = torch.lstm(x, (h0, c0), [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, False, False, True)
+    return states.contiguous(), h, c  # torch gives (T, B, H) seen as (B, T, H); tracing must see the real strides
 
 
 @lstm_layer.register_fake
@@ -42,7 +43,8 @@ def _(x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tenso
 @torch.library.custom_op("hybridzoo::gru_layer", mutates_args=())
 def gru_layer(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
     """One GRU layer, left to right; gate order r, z, n, shapes as `lstm_layer` with 3H for 4H."""
-    return torch.gru(x, h0, [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, False, False, True)
+    states, h = torch.gru(x, h0, [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, False, False, True)
+    return states.contiguous(), h
 
 
 @gru_layer.register_fake

@@ -67,7 +67,7 @@ def blocks(path: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The command lines of a shell block as words: environment settings, comments, prompts and printed output removed."""
+    """The command lines of a shell block as words, without environment settings, prompts and printed output."""
     code = block.code.replace("\\\n", " ")
     lines = code.splitlines()
     if any(line.startswith("$ ") for line in lines):

@@ -1,4 +1,4 @@
-"""Every code block of the documents: python runs, `hybridzoo` commands parse and the cheap ones run, links lead somewhere."""
+"""Code blocks of the documents: python runs, `hybridzoo` commands parse and cheap ones run; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ def parse(arguments: list[str]) -> list[str]:
         names.append(rest.pop(0))
         command = command.commands[names[-1]]
     context = command.context_class(command, info_name="hybridzoo")
-    command.make_parser(context).parse_args(args=rest)
+    command.make_parser(context).parse_args(args=[*rest])
     if hasattr(command, "commands"):
         return names
     wanted = [p for p in command.params if p.param_type_name == "argument" and p.required]
-    given, _, _ = command.make_parser(context).parse_args(args=rest)
+    given, _, _ = command.make_parser(context).parse_args(args=[*rest])
     if "--help" not in rest:
         lacking = [p.name for p in wanted if given.get(p.name) in (None, ())]
         assert not lacking, f"hybridzoo {' '.join(arguments)}: missing {', '.join(lacking)}"

@@ -147,7 +147,7 @@ def test_row_without_tokens_is_finite() -> None:
 def test_poolings_by_hand(pooling: str) -> None:
     model = tiny(pooling=pooling, max_length=STEPS)
     torch.manual_seed(3)
-    states, lengths = torch.randn(2, STEPS, 32), torch.tensor([5, STEPS])
+    states, lengths = torch.randn(2, STEPS, 48), torch.tensor([5, STEPS])
     pooled = model.pooling(states, lengths)
     for row, n in enumerate(lengths.tolist()):
         real = states[row, :n]
@@ -156,11 +156,11 @@ def test_poolings_by_hand(pooling: str) -> None:
         elif pooling == "max":
             expected = real.max(0).values
         elif pooling == "last":  # forward ends at the last token, backward at the first
-            expected = torch.cat([real[-1, :16], real[0, 16:]])
+            expected = torch.cat([real[-1, :24], real[0, 24:]])
         elif pooling == "attention":
             expected = (real * (real @ model.pooling.score.weight[0]).softmax(0)[:, None]).sum(0)
         else:
-            expected = torch.cat([real.flatten(), torch.zeros((STEPS - n) * 32)])
+            expected = torch.cat([real.flatten(), torch.zeros((STEPS - n) * 48)])
         torch.testing.assert_close(pooled[row], expected, atol=1e-5, rtol=1e-5)
 
 

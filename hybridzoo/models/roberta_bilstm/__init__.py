@@ -40,7 +40,7 @@ MINI = {
     "type_vocab_size": 1,
     "layer_norm_eps": 1e-5,
 }
-TEST = {**MINI, "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+TEST = {**MINI, "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 96}
 LINEAR = {"cell": "none", "head_hidden_size": 0}
 
 
@@ -91,7 +91,7 @@ _register(
     "roberta_bilstm_test",
     "tiny and random, for tests",
     encoder=TEST,
-    lstm_hidden_size=16,
+    lstm_hidden_size=24,
     head_hidden_size=32,
     max_length=64,
 )

@@ -333,6 +333,8 @@ def write_new(path: Path, data: bytes) -> None:
     Raises:
         ResultError: it exists, or the folder cannot be written (full disk, no permission).
     """
+    if path.exists():
+        raise _taken(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -345,20 +347,20 @@ def write_new(path: Path, data: bytes) -> None:
             _claim(temporary, path)
         finally:
             os.unlink(temporary)
-    except FileExistsError as error:
-        raise ResultError(
-            f"{path} exists; results are never overwritten (write a new one with 'supersedes')"
-        ) from error
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror or error}; give another folder with --out") from error
 
 
+def _taken(path: Path) -> ResultError:
+    return ResultError(f"{path} exists; results are never overwritten (write a new one with 'supersedes')")
+
+
 def _claim(temporary: str, path: Path) -> None:
-    """Give the file its name; FileExistsError when the name is taken (a rename would replace silently)."""
+    """Give the file its name; ResultError when the name is taken by now (a rename would replace silently)."""
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        raise
+    except FileExistsError as error:
+        raise _taken(path) from error
     except OSError:  # a file system without hard links
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         shutil.copyfile(temporary, path)

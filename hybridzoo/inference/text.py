@@ -14,6 +14,7 @@ from hybridzoo.errors import ConfigError, unknown
 from hybridzoo.inference.classifier import Classifier, Prediction, check_items
 
 LONG_TEXT = ("truncate", "head_tail", "sliding_window")
+TOKENISE_TOGETHER = 512
 LONG_CHARACTERS = 50_000  # beyond that a text is cut at white space before it is tokenised, if the rest cannot matter
 
 
@@ -91,6 +92,12 @@ class TextClassifier(Classifier):
         starts = [*range(0, len(body) - room, step), len(body) - room]
         return [[*before, *body[s : s + room], *after] for s in starts]
 
+    def _windows_of(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """`windows` of each; short texts that are only truncated go to the tokenizer together, which is faster."""
+        if self.long_text != "truncate" or any(isinstance(t, str) and len(t) > LONG_CHARACTERS for t in texts):
+            return [self.windows(t) for t in texts]
+        return [[row] for row in self.collator.encode(texts)]
+
     def _truncated(self, text: str) -> list[int]:
         def encode(part: str) -> list[int]:
             return self.tokenizer(part, truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
@@ -116,10 +123,13 @@ class TextClassifier(Classifier):
         """
         texts = check_items(texts, "texts")
         rows, owner = [], []
-        for number, text in enumerate(tqdm(texts, unit="text", desc="tokenise", disable=not progress, leave=False)):
-            for window in self.windows(text):
-                rows.append(window)
-                owner.append(number)
+        with tqdm(total=len(texts), unit="text", desc="tokenise", disable=not progress, leave=False) as bar:
+            for start in range(0, len(texts), TOKENISE_TOGETHER):
+                part = texts[start : start + TOKENISE_TOGETHER]
+                for number, windows in enumerate(self._windows_of(part), start):
+                    rows += windows
+                    owner += [number] * len(windows)
+                bar.update(len(part))
         total = np.zeros((len(texts), len(self.label_names)), np.float64)
         with tqdm(total=len(rows), unit="text", desc="predict", disable=not progress, leave=False) as bar:
             for batch in length_batches([len(r) for r in rows], batch_size):

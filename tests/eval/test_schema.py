@@ -101,11 +101,17 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_new(tmp_path / "file" / "r.json", b"x")
 
 
-def test_full_disk() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    with pytest.raises(ResultError, match="cannot write"):
-        write_new(Path("/dev/full/r.json"), b"x")
+def test_disk_that_takes_no_more(tmp_path: Path) -> None:
+    """A limit on the file size fails a write in the middle, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ResultError, match=r"cannot write .*: File too large"):
+            write_new(tmp_path / "r.json", b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def edit(path: str, value: Any) -> dict[str, Any]:

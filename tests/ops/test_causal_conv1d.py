@@ -175,9 +175,9 @@ def test_bad_inputs_are_named(change, words):
         *("D65", "plain", "seq_idx", "same-packed", "empty-segments", "bf16", "strided"),
     ],
 )
-def test_triton_kernels_equal_the_reference(interpret, case):
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
     """Outputs and every gradient, memory poisoned beforehand, in Triton's interpreter."""
-    errors = interpret("causal_conv1d")[case]
+    errors = kernel_errors("causal_conv1d")[case]
     assert "out.0" in errors
     limit = 1.5e-2 if case == "bf16" else 5e-6
     assert {k: e for k, e in errors.items() if not e <= limit} == {}

@@ -289,18 +289,18 @@ def test_kernels_asked_for_on_the_cpu_say_why():
 @pytest.mark.parametrize(
     "case",
     [
-        *(f"{way}-{what}" for way in ("chunked", "walked") for what in ("L1", "L3", "L4", "L5", "L9", "B2-groups-N3")),
+        *("chunked-L1", "chunked-L4", "chunked-L9", "walked-L5"),
         *(
             f"{way}-{what}"
             for way in ("chunked", "walked")
-            for what in ("plain", "seq_idx", "empty-segments", "extreme-dt")
+            for what in ("B2-groups-N3", "plain", "seq_idx", "empty-segments", "extreme-dt")
         ),
         *("tiny-dt", "N64", "strided", "bf16", "two-warp-tile"),
     ],
 )
-def test_triton_kernels_equal_the_reference(interpret, case):
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
     """Outputs and every gradient, memory poisoned beforehand, in Triton's interpreter."""
     limit = 1.5e-2 if case == "bf16" else 5e-6
-    errors = interpret("selective_scan")[case]
+    errors = kernel_errors("selective_scan")[case]
     assert {"out.0", "inference", "grad.A"} <= errors.keys()
     assert {k: e for k, e in errors.items() if not e <= limit} == {}

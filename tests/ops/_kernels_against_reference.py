@@ -1,7 +1,10 @@
-"""Runs our Triton kernels on the CPU through Triton's interpreter against the fp64 reference; prints one JSON line.
+"""Runs our Triton kernels against the fp64 reference; prints one JSON line: case -> output or gradient -> error.
+
+    python tests/ops/_kernels_against_reference.py selective_scan cpu     # Triton's interpreter
+    python tests/ops/_kernels_against_reference.py selective_scan cuda    # the compiled kernels, and larger cases
 
 Not a test module: the interpreter has to be chosen before the kernels are imported, so the tests start this file in a
-process of its own: `python tests/ops/_interpreted.py selective_scan`.
+process of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +15,25 @@ import sys
 import warnings
 from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "1"
+OP, DEVICE = sys.argv[1:]
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"
 
-import torch
+import torch  # noqa: E402
 
-from hybridzoo.ops._selftest import relative_error, run_example
-from hybridzoo.ops.dispatch import Example, get_op
+from hybridzoo.ops._selftest import relative_error, run_example  # noqa: E402
+from hybridzoo.ops.dispatch import Example, get_op  # noqa: E402
 
 
 def _poison() -> None:
     """Every torch.empty comes filled with NaN, so that memory left unwritten shows up in the comparison."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def _example(call: dict[str, Any]) -> Example:
+    moved = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    return Example("", moved, _leaves(call))
 
 
 def _leaves(call: dict[str, Any]) -> tuple[str, ...]:
@@ -66,7 +76,7 @@ def scan_case(
     }
     if not full:
         call["dt"] = call["dt"].abs()
-    return Example("", call, _leaves(call))
+    return _example(call)
 
 
 def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
@@ -75,7 +85,7 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
     walked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 0}
     cases: dict[str, tuple[dict[str, Any], Example]] = {}
     for way, tuning in (("chunked", chunked), ("walked", walked)):
-        for L in (1, 3, 4, 5, 9):
+        for L in (1, 4, 9) if way == "chunked" else (5,):
             cases[f"{way}-L{L}"] = (tuning, scan_case(1, L, 3, 2))
         cases[f"{way}-B2-groups-N3"] = (tuning, scan_case(2, 9, 6, 3, 2))
         cases[f"{way}-plain"] = (tuning, scan_case(2, 6, 5, 1, full=False))
@@ -87,6 +97,23 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
     cases["strided"] = (chunked, scan_case(2, 6, 4, 2, strided=True))
     cases["bf16"] = (chunked, scan_case(1, 9, 4, 2, dtype=torch.bfloat16))
     cases["two-warp-tile"] = ({**chunked, "backward_tile": 8, "tile": 16, "backward_sub": 4}, scan_case(1, 9, 20, 2))
+    if DEVICE == "cuda":  # real sizes around the real chunks and tiles, as auto would run them
+        usual: dict[str, Any] = {}
+        for L in (63, 64, 65, 127, 129, 300):
+            cases[f"real-L{L}"] = (usual, scan_case(1, L, 70, 16))
+        for N in (1, 2, 8, 17, 32, 64, 128):
+            cases[f"real-N{N}"] = (usual, scan_case(2, 150, 48, N, 2))
+        cases["real-long"] = (usual, scan_case(1, 2177, 256, 16))
+        cases["real-walked"] = ({"enough_per_sm": 0}, scan_case(2, 700, 96, 16, 3))
+        cases["real-seq_idx"] = (usual, scan_case(2, 500, 96, 16, resets=True))
+        cases["real-packed"] = (usual, scan_case(1, 900, 64, 16, cu=(0, 0, 1, 65, 65, 500, 899, 900, 900)))
+        cases["real-strided"] = (usual, scan_case(2, 200, 64, 16, strided=True))
+        cases["real-bf16"] = (usual, scan_case(2, 333, 64, 16, dtype=torch.bfloat16))
+        cases["real-fp16"] = (usual, scan_case(2, 333, 64, 16, dtype=torch.float16))
+        cases["real-two-warps-bf16"] = (
+            {"backward_warps": 2, "backward_sub": 4, "warps": 2},
+            scan_case(2, 333, 64, 16, dtype=torch.bfloat16),
+        )
     return cases
 
 
@@ -102,7 +129,9 @@ def run_scan() -> dict[str, Any]:
             k: v.detach() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
             for k, v in example.call.items()
         }
-        if name == "strided":  # run_example copies to leaves of dense layout, so compare the outputs of the slices too
+        if name.endswith(
+            "strided"
+        ):  # run_example copies to leaves of dense layout, so compare the outputs of the slices too
             y, final = by_name["triton"].run(**call)
             dense, dense_final = by_name["triton"].run(**{k: _dense(v) for k, v in call.items()})
             assert not call["u"].is_contiguous()
@@ -114,6 +143,9 @@ def run_scan() -> dict[str, Any]:
             again = by_name["triton"].run(**call)[0]
         found[name] = {key: relative_error(got[key], want[key]) for key in want}
         found[name]["inference"] = relative_error(again, want["out.0"])
+        if DEVICE == "cuda":  # the kernels promise equal bits from run to run
+            repeat = run_example(by_name["triton"], example)
+            found[name]["not deterministic"] = float(any(not torch.equal(repeat[k], got[k]) for k in got))
     return found
 
 
@@ -144,7 +176,7 @@ def conv_case(
         "seq_idx": (torch.arange(L) // 3).expand(B, L) if resets else None,
         "cu_seqlens": torch.tensor(cu) if cu else None,
     }
-    return Example("", call, _leaves(call))
+    return _example(call)
 
 
 def run_conv() -> dict[str, Any]:
@@ -160,13 +192,18 @@ def run_conv() -> dict[str, Any]:
         "empty-segments": conv_case(1, 34, 4, 4, cu=(0, 0, 2, 2, 33, 34, 34), state=True),
         "bf16": conv_case(2, 33, 4, 4, torch.bfloat16),
     }
+    if DEVICE == "cuda":
+        cases["real"] = conv_case(3, 1000, 320, 4, state=True)
+        cases["real-bf16"] = conv_case(3, 1000, 320, 4, torch.bfloat16)
+        cases["real-fp16"] = conv_case(3, 1000, 320, 3, torch.float16, padding="same")
+        cases["real-packed"] = conv_case(1, 3000, 130, 4, cu=(0, 5, 5, 1000, 1001, 3000), state=True)
     by_name = {b.name: b for b in get_op("causal_conv1d").backends}
     found = {}
     for name, example in cases.items():
         want = run_example(by_name["torch"], example, torch.float64)
         got = run_example(by_name["triton"], example)
         found[name] = {key: relative_error(got[key], want[key]) for key in want}
-    wide = torch.randn(2, 33, 12)
+    wide = torch.randn(2, 33, 12, device=DEVICE)
     part = {**cases["plain"].call, "x": wide[..., 4:8]}
     sliced = by_name["triton"].run(**part)[0]
     found["strided"] = {"out.0": relative_error(sliced, by_name["torch"].run(**part)[0])}
@@ -180,4 +217,4 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
     _poison()
-    print(json.dumps(SUITES[sys.argv[1]]()))
+    print(json.dumps(SUITES[OP]()))

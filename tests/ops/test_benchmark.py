@@ -1,0 +1,42 @@
+"""The benchmark on a tiny case: contenders agree, ratios are against the best peer, failures are not hidden."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridzoo.errors import UnknownNameError
+from hybridzoo.ops import _benchmark as bench
+
+
+def test_rows_hold_times_differences_and_ratios():
+    build, floor = bench._scan(1, 9, 4, 2, 1, torch.float32, False, "cpu")
+    assert floor is None
+    rows = bench.run_case(bench.Case("selective_scan", "tiny", "cpu", build, floor), seconds=0.0)
+    assert [row["peer"] for row in rows] == [False, True]
+    assert all(row["difference"] < 1e-6 for row in rows)
+    ours, peer = rows
+    assert ours["fwd_x_best_peer"] == peer["fwd_ms"] / ours["fwd_ms"]
+    assert ours["fwd_bwd_x_best_peer"] == peer["fwd_bwd_ms"] / ours["fwd_bwd_ms"]
+    alone = bench.run_case(bench.Case("selective_scan", "tiny", "cpu", build, floor), seconds=0.0, peers=False)
+    assert [row["backend"] for row in alone] == ["hybridzoo torch"]
+    assert "fwd_x_best_peer" not in alone[0]
+
+
+@pytest.mark.parametrize("padding", ["causal", "same"])
+def test_convolution_contenders_agree(padding):
+    build, _ = bench._conv(2, 9, 8, 3, padding, True, torch.float32, "cpu")
+    rows = bench.run_case(bench.Case("causal_conv1d", "tiny", "cpu", build, None), seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "F.conv1d"]
+    assert all(row["difference"] < 1e-6 for row in rows)
+
+
+def test_every_gpu_case_is_described():
+    found = bench.cases("cuda")
+    assert {c.op for c in found} == {"selective_scan", "causal_conv1d"}
+    assert all(c.floor_ms > 0 for c in found)
+
+
+def test_unknown_op_is_an_error():
+    with pytest.raises(UnknownNameError, match="did you mean 'selective_scan'"):
+        bench.benchmark("cpu", "selectiv_scan")

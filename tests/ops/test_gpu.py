@@ -1,0 +1,35 @@
+"""On a CUDA device (`pytest -m gpu tests/ops`): the compiled kernels, every backend's self-test, what auto takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hybridzoo.ops import dispatch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+LIMITS = {"bf16": 1.5e-2, "fp16": 4e-3}
+
+
+@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d"])
+def test_compiled_kernels_equal_the_reference(kernel_errors, op):
+    wrong = {}
+    for case, errors in kernel_errors(op, "cuda").items():
+        limit = next((limit for suffix, limit in LIMITS.items() if case.endswith(suffix)), 2e-5)
+        wrong.update({(case, key): error for key, error in errors.items() if not error <= limit})
+    assert wrong == {}
+
+
+def test_every_backend_passes_its_self_test():
+    rows = dispatch.selftest("cuda")
+    assert {"selective_scan", "causal_conv1d"} <= {row.op for row in rows}
+    assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d"])
+def test_auto_takes_our_kernels(op):
+    assert [row.backend for row in dispatch.report("cuda") if row.op == op and row.auto] == ["triton"]

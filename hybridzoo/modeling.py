@@ -211,6 +211,7 @@ class ZooModel(PreTrainedModel):
                 super().save_pretrained(staging, *args, **kwargs)
                 if any(staging.iterdir()) and not adapters_only:  # not the main process: nothing was written
                     write_card(self, staging, existing=target / "README.md", facts=card)
+                    self.save_extras(staging)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"cannot save the model into {target}: {getattr(error, 'strerror', None) or error}. What was there "
@@ -218,6 +219,13 @@ class ZooModel(PreTrainedModel):
             ) from error
         if push:
             self.push_to_hub(hub_options.pop("repo_id", target.name), card=card, **hub_options)
+
+    def save_extras(self, folder: Path) -> None:
+        """Write what a family keeps beside its weights, such as `preprocessor_config.json`; part of the atomic save.
+
+        Args:
+            folder: where the other files have just been written; it becomes the model's folder afterwards.
+        """
 
     def push_to_hub(  # type: ignore[override]
         self,

@@ -313,3 +313,15 @@ def test_every_error_is_one_of_ours(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(HybridzooError, match="damaged"):
         build_model(folder)
+
+
+def test_build_from_backbone(tmp_path: Path) -> None:
+    """The encoder of a text model starts from an AutoModel folder; the head is random; then it saves as any model."""
+    encoder = build_model("roberta_bilstm_test").encoder
+    encoder.save_pretrained(tmp_path / "encoder")
+    model = build_from_backbone("roberta_bilstm_test", tmp_path / "encoder", num_labels=3)
+    assert model.training
+    assert model.config.num_labels == 3
+    assert same(model.encoder, encoder)
+    model.save_pretrained(tmp_path / "whole")
+    assert same(model, build_model(tmp_path / "whole"))

@@ -275,3 +275,18 @@ def test_wrong_facts_for_a_card(facts: dict, message: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=message):
         make(1).save_pretrained(tmp_path / "m", card=facts)
     assert not (tmp_path / "m").exists()
+
+
+def test_extras_of_a_family_are_part_of_the_atomic_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(1)
+    monkeypatch.setattr(type(model), "save_extras", lambda self, folder: (folder / "extra.json").write_text("1"))
+    model.save_pretrained(tmp_path / "m")
+    assert (tmp_path / "m" / "extra.json").read_text() == "1"
+
+    def fail(self: Any, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(model), "save_extras", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        make(2).save_pretrained(tmp_path / "m")
+    assert same(model, build_model(tmp_path / "m"))

@@ -321,16 +321,21 @@ def test_original_layout_round_trip(family: str, request: pytest.FixtureRequest)
     names = list_models(family=family)
     sizes = {n: sum(p.numel() for p in build_model(n, device="meta").parameters()) for n in names}
     for name in sorted(names, key=sizes.__getitem__):
-        model = build_model(name)
+        large = sizes[name] > 10_000_000  # then keys and shapes only
+        model = build_model(name, device="meta" if large else None)
         if registry.get_family(family).convert is None:
             with pytest.raises(CheckpointError, match="no original implementation"):
                 model.to_original()
             return
         try:
             original = model.to_original()
-        except ConfigError:  # a variant of ours, such as a smaller stem
+        except (ConfigError, CheckpointError):  # a variant of ours, such as a smaller stem
             continue
-        again = type(model).from_original(original, model.config)
-        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+        own = model.state_dict()
+        back = type(model).convert_original(original, model.config, where="the test")
+        assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in own.items()}
+        if not large:
+            again = type(model).from_original(original, model.config)
+            assert all(torch.equal(v, again.state_dict()[k]) for k, v in own.items())
         return
     pytest.fail(f"no model of {family} can be written in the original's layout")

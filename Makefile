@@ -35,5 +35,13 @@ lint: $(VENV)/.dev  ## ruff: style and formatting
 types: $(VENV)/.dev  ## pyright over the package
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+generated: $(VENV)/.dev  ## fail when a generated table or the leaderboard is stale, or a score not reproducible
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/hybridzoo leaderboard check
+
+docs-tables: $(VENV)/.dev  ## rewrite the generated tables and the leaderboard
+	$(BIN)/hybridzoo leaderboard build
+	$(BIN)/python docs/generate.py
+
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info

@@ -2,6 +2,7 @@
 
     python tests/ops/_kernels_against_reference.py selective_scan cpu     # Triton's interpreter
     python tests/ops/_kernels_against_reference.py selective_scan cuda    # the compiled kernels, and larger cases
+    python tests/ops/_kernels_against_reference.py selective_scan cuda 0/8    # every eighth case: compiles in parallel
 
 Not a test module: the interpreter has to be chosen before the kernels are imported, so the tests start this file in a
 process of its own.
@@ -15,7 +16,8 @@ import sys
 import warnings
 from typing import Any
 
-OP, DEVICE = sys.argv[1:]
+OP, DEVICE = sys.argv[1:3]
+SHARD, SHARDS = (int(part) for part in (sys.argv[3] if len(sys.argv) > 3 else "0/1").split("/"))
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -123,7 +125,7 @@ def run_scan() -> dict[str, Any]:
     op = get_op("selective_scan")
     by_name = {b.name: b for b in op.backends}
     found = {}
-    for name, (tuning, example) in scan_cases().items():
+    for name, (tuning, example) in list(scan_cases().items())[SHARD::SHARDS]:
         launch.TUNING = launch.Tuning(**tuning)
         call = {
             k: v.detach() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
@@ -199,7 +201,7 @@ def run_conv() -> dict[str, Any]:
         cases["real-packed"] = conv_case(1, 3000, 130, 4, cu=(0, 5, 5, 1000, 1001, 3000), state=True)
     by_name = {b.name: b for b in get_op("causal_conv1d").backends}
     found = {}
-    for name, example in cases.items():
+    for name, example in list(cases.items())[SHARD::SHARDS]:
         want = run_example(by_name["torch"], example, torch.float64)
         got = run_example(by_name["triton"], example)
         found[name] = {key: relative_error(got[key], want[key]) for key in want}

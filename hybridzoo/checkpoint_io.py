@@ -16,15 +16,18 @@ from safetensors.torch import load_file
 from hybridzoo.errors import CheckpointError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 # Wrappers that training scripts put around a state dict, in the order in which they are looked for.
 WRAPPER_KEYS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "module")
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")  # DataParallel, torch.compile, and the one around the other
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a state dict from a `.safetensors` file, its `.index.json`, or a torch file.
 
-    Wrappers such as `{"state_dict": …}` and a `module.` prefix on every key are removed.
+    Wrappers such as `{"state_dict": …}`, and a prefix `module.` or `_orig_mod.` on every key, are removed.
 
     Args:
         path: the file.
@@ -38,7 +41,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no weights file at {path}")
-    if path.name.endswith(".index.json"):
+    if path.name.endswith(INDEX_SUFFIX):
         return _read_sharded(path)
     if path.suffix == ".safetensors":
         try:
@@ -60,8 +63,9 @@ def _read_torch(path: Path) -> Any:
             "torch file. Only tensors are read (weights_only=True). Ask its author for a safetensors file, or save its "
             "state dict alone with torch.save(model.state_dict(), …) on a machine where you trust it."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or not a torch file ({error}); fetch it again") from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to: IndexError, KeyError, …
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or not a torch file ({what}); fetch it again") from error
 
 
 def _read_sharded(index: Path) -> dict[str, torch.Tensor]:
@@ -81,16 +85,17 @@ def _read_sharded(index: Path) -> dict[str, torch.Tensor]:
 
 
 def unwrap_state_dict(loaded: Any, *, name: str = "the state dict") -> dict[str, torch.Tensor]:
-    """Remove the usual wrappers and a common `module.` prefix from a loaded object.
+    """Remove the usual wrappers and a common `module.` or `_orig_mod.` prefix from a loaded object.
 
     Raises:
         CheckpointError: no tensors are found.
     """
     while isinstance(loaded, Mapping):
-        if loaded and all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        if loaded and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()):
             state = dict(loaded)
-            if all(k.startswith("module.") for k in state):
-                state = {k[len("module.") :]: v for k, v in state.items()}
+            for prefix in WRAPPER_PREFIXES:
+                if all(k.startswith(prefix) for k in state):
+                    state = {k[len(prefix) :]: v for k, v in state.items()}
             return state
         inner = next((loaded[k] for k in WRAPPER_KEYS if isinstance(loaded.get(k), Mapping)), None)
         if inner is None:

@@ -13,7 +13,14 @@ import torch
 
 from hybridzoo import registry
 from hybridzoo._paths import asset_root
-from hybridzoo.checkpoint_io import WEIGHT_SUFFIXES, common_dtype, read_state_dict, sha256_file, unwrap_state_dict
+from hybridzoo.checkpoint_io import (
+    INDEX_SUFFIX,
+    WEIGHT_SUFFIXES,
+    common_dtype,
+    read_state_dict,
+    sha256_file,
+    unwrap_state_dict,
+)
 from hybridzoo.errors import CheckpointError, ConfigError, UnknownNameError, unknown
 from hybridzoo.registry import Family, Model, Weights
 
@@ -86,7 +93,8 @@ def build_model(
     if text.startswith("local-dir:"):
         return _from_folder(Path(text.removeprefix("local-dir:")).expanduser(), options)
     path = Path(text).expanduser()
-    if path.suffix in WEIGHT_SUFFIXES and (path.is_file() or _looks_like_path(text) or name is not None):
+    is_weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(INDEX_SUFFIX)
+    if is_weights and (path.is_file() or _looks_like_path(text) or name is not None):
         return _from_file(path, name, options)
     if path.is_dir() and (isinstance(name_or_path, Path) or "/" in text or not registry.is_model(text)):
         return _from_folder(path, options)

@@ -75,11 +75,11 @@ def test_two_revisions_are_refused() -> None:
 
 
 @pytest.mark.parametrize("layout", ["own", "original"])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "state_dict_ema", "module."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "state_dict_ema", "module.", "module._orig_mod."])
 def test_single_torch_files(model: Any, layout: str, wrapper: str | None, tmp_path: Path) -> None:
     state: Any = dict(model.state_dict() if layout == "own" else model.to_original())
-    if wrapper == "module.":
-        state = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
+    if wrapper and wrapper.endswith("."):
+        state = {"epoch": 3, "state_dict": {f"{wrapper}{k}": v for k, v in state.items()}}
     elif wrapper is not None:
         state = {"epoch": 3, wrapper: state}
     torch.save(state, tmp_path / "weights.pth")
@@ -159,6 +159,7 @@ def test_shards(model: Any, tmp_path: Path) -> None:
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1
     assert same(model, build_model(tmp_path))
+    assert same(model, build_model(tmp_path / "model.safetensors.index.json"))
     shards[0].unlink()
     with pytest.raises(CheckpointError, match=shards[0].name):
         build_model(tmp_path)
@@ -325,3 +326,37 @@ def test_build_from_backbone(tmp_path: Path) -> None:
     assert same(model.encoder, encoder)
     model.save_pretrained(tmp_path / "whole")
     assert same(model, build_model(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_random_damage_is_always_one_error_or_harmless(name: str, model: Any, tmp_path: Path) -> None:
+    """150 files with flipped, cut or inserted bytes: each loads, or raises CheckpointError, and nothing else."""
+    import random
+
+    path = tmp_path / name
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
+    good, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(draw.choice((1, 3, 30))):
+            at = draw.randrange(min(len(data), draw.choice((16, 600, len(data)))))
+            data[at] = draw.randrange(256)
+        if draw.random() < 0.3:
+            del data[draw.randrange(len(data)) :]
+        path.write_bytes(data)
+        try:
+            build_model(path, name="toy_test")
+        except CheckpointError:
+            refused += 1
+    assert refused > 30
+
+
+def test_configs_survive_pickle_and_copy(model: Any) -> None:
+    import copy
+
+    for config in (model.config, build_model("roberta_bilstm_test", device="meta").config):
+        for again in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config)):
+            assert again.to_dict() == config.to_dict()
+            with pytest.raises(ConfigError):
+                again.num_classes = "three"

@@ -123,6 +123,7 @@ CONFIGS = [
     Case("dropout", ConfigError, (r"head_dropout=1\.5", "below 1"), lambda w: build(TEXT, head_dropout=1.5)),
     Case("temperature", ConfigError, (r"temperature=0\.0", "positive"), lambda w: build(TEXT, temperature=0.0)),
     Case("max_length", ConfigError, ("max_length=0", "at least 1"), lambda w: build(TEXT, max_length=0)),
+    Case("encoder key", ConfigError, ("hidden_sise", "hidden_size"), lambda w: build(TEXT, encoder={"hidden_sise": 8})),
     Case("dtype", ConfigError, ("float31", "float32"), lambda w: build(IMAGE, dtype="float31")),
     Case("device", ConfigError, ("'gpu'", "'cuda'"), lambda w: build(IMAGE, device="gpu")),
     Case("problem", ConfigError, ("problem_type", "regression"), lambda w: build(IMAGE, problem_type="regresion")),

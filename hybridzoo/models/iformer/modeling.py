@@ -140,10 +140,8 @@ class IFormerForImageClassification(ZooModel):
         """The last linear layer."""
         return self.iformer.get_classifier()
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As `ZooModel.save_pretrained`, with the evaluation transform in `preprocessor_config.json`."""
+    def save_extras(self, folder: Path) -> None:
+        """The evaluation transform, in `preprocessor_config.json`."""
         from hybridzoo.models.iformer.processing import image_processor
 
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            image_processor(self.config).save_pretrained(Path(save_directory))
+        image_processor(self.config).save_pretrained(folder)

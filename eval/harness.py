@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hybridzoo import registry
+from hybridzoo._paths import asset_root
 from hybridzoo.data import DataBundle, DataWarning, Split, load_data
 from hybridzoo.errors import ConfigError, DataError
 from hybridzoo.eval import record
@@ -309,6 +310,8 @@ def _load(model: Any, spec: Task, device: Any, dtype: str, name: str | None, opt
             entry, tag = registry.get_model(text)
             tag = tag or entry.default_tag
             uri = entry.tags[tag].uri if tag else None
+            if uri is not None and uri.startswith("checkpoints:"):
+                recipe = record.read_recipe(asset_root("checkpoints") / uri.removeprefix("checkpoints:"))
             shown = shown or (f"{entry.name}.{tag}" if tag else entry.name)
             built = build_model(f"{entry.name}.{tag}" if tag else entry.name, pretrained=tag is not None)
         else:

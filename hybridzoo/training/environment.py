@@ -67,7 +67,7 @@ def environment(info: Any, world_size: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         **git_commit(),
-        "versions": versions(),
+        "versions": versions() | {"torch": torch.__version__},  # with its build, e.g. +cu130
         "machine": {
             "platform": platform.platform(),
             "devices": devices or ["cpu"],

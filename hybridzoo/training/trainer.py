@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -297,7 +298,8 @@ class ZooTrainer(Trainer):
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
             text = str(error)
-            is_write = isinstance(error, (OSError, SafetensorError)) or "write" in text or "file" in text
+            # torch.save reports a failed write as a RuntimeError of its C++ archive writer.
+            is_write = not isinstance(error, RuntimeError) or re.search("write|writer|iostream|unexpected pos", text)
             if isinstance(error, TrainingError) or not is_write:
                 raise
             shutil.rmtree(staging, ignore_errors=True)

@@ -21,7 +21,7 @@ LEGEND = (
     ("± ", "standard deviation over seeds where a row has several, else the bootstrap standard error of one run"),
     ("bold", "best value of its group; groups are never compared with each other"),
     ("measured", "run by this harness; `hybridzoo leaderboard check` recomputes the scores from stored predictions"),
-    ("paper", "printed by the authors; not run here, so it has no rank"),
+    ("paper", "published by the authors; not run here, so it has no rank"),
     ("full, mini, subset", "whole test set; small embedded data set; part of a test set. They never rank together"),
     ("local changes", "the run's commit had uncommitted changes"),
 )
@@ -72,7 +72,7 @@ def markdown_cohorts(table: Table, folder: Path) -> list[str]:
 
 
 def _markdown_table(table: Table, cohort: Cohort, folder: Path) -> list[str]:
-    columns = [c for c in table.columns if any(c.name in row.scores for row in cohort.rows)]
+    columns = [c for c in table.columns if c.main and any(c.name in row.scores for row in cohort.rows)]
     head = ["#", "model", "parameters", *(c.label for c in columns), "n", "seeds", "result"]
     lines = ["| " + " | ".join(head) + " |", "|--:|---|--:|" + "--:|" * (len(columns) + 2) + "---|"]
     for row in cohort.rows:

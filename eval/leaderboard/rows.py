@@ -21,7 +21,7 @@ KINDS = {
     "measured-full": ("Measured, full test set", "predictions stored and scores recomputed from them"),
     "measured-mini": ("Measured, mini track", "small embedded data set; not comparable with any other track"),
     "measured-subset": ("Measured, subset", "a part of the test set; not comparable with full runs"),
-    "paper": ("From papers", "as printed by the authors, not measured here, not ranked"),
+    "paper": ("From papers", "as published by their authors, not measured here, not ranked"),
 }
 LABELS = {
     "top1": "Top-1",
@@ -38,6 +38,8 @@ DIGITS = {"%": 2, "": 3, "nats": 3, "mm": 2, "px": 2}
 PER_SEED_SETTINGS = ("temperature",)
 # Fitted values that are reported beside the scores and are none themselves.
 NOT_SCORES = ("temperature",)
+# Metrics that stay behind a button on the page and out of LEADERBOARD.md, unless they rank; the CSV has all.
+SECONDARY = ("precision_", "recall_", "brier")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Column:
     unit: str
     digits: int
     higher_is_better: bool
+    main: bool = True  # shown at first sight
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def same_run(entry: Entry) -> tuple:
 
 def _table(name: str, entries: list[Entry]) -> Table:
     task = load_task(name)
-    columns = _columns(task.metrics, entries)
+    columns = _columns(task.metrics, task.primary, entries)
     groups: dict[tuple, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(_cohort_key(entry.result), []).append(entry)
@@ -227,7 +230,7 @@ def _table(name: str, entries: list[Entry]) -> Table:
     )
 
 
-def _columns(order: tuple[str, ...], entries: list[Entry]) -> list[Column]:
+def _columns(order: tuple[str, ...], primary: str, entries: list[Entry]) -> list[Column]:
     units: dict[str, str] = {}
     for entry in entries:
         for name, metric in entry.result.metrics.items():
@@ -241,6 +244,7 @@ def _columns(order: tuple[str, ...], entries: list[Entry]) -> list[Column]:
             unit=units[name],
             digits=DIGITS[units[name]],
             higher_is_better=name not in LOWER_IS_BETTER,
+            main=name == primary or not name.startswith(SECONDARY),
         )
         for name in names
     ]

@@ -67,7 +67,9 @@ class one_op_per_layer(TorchFunctionMode):
 
 def onnx_translations() -> dict[Any, Any]:
     """What `torch.onnx.export(custom_translation_table=…)` needs to write the ops as ONNX LSTM and GRU operators."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20  # its annotations describe graph values of one type each
 
     def blocks(weight: Any, order: tuple[int, ...], count: int) -> Any:
         """Reorder the gate blocks along the first axis and add ONNX's axis of directions."""

@@ -73,3 +73,12 @@ def test_the_other_tab_and_the_keyboard(page):
     document = dom(page, script=arrow)
     assert models(document) == ["roberta_bilstm_mini", "baseline_tfidf"]
     assert "local changes" in document
+
+
+def test_secondary_metrics_wait_behind_a_button(page):
+    assert "Weighted precision" not in re.search(r"<thead>.*?</thead>", dom(page, fragment="#task=vader"), re.S)[0]
+    press = "document.getElementById('all-columns').click()"
+    assert (
+        "Weighted precision"
+        in re.search(r"<thead>.*?</thead>", dom(page, fragment="#task=vader", script=press), re.S)[0]
+    )

@@ -156,7 +156,7 @@ def test_csv_has_one_line_per_row_and_metric(built):
         "sd",
         "1",
     )
-    assert len(lines) == 2 * 3 + 2 + 1 + 2 * 2
+    assert len(lines) == 2 * 3 + 2 + 1 + 2 * 2 + 1
 
 
 def test_markdown_marks_the_best_and_keeps_groups_apart(built):

@@ -35,7 +35,7 @@
 
   const fresh = (task) => ({
     task, query: "", family: new Set(), status: new Set(), track: new Set(), sort: null, descending: true,
-    metric: null, cost: null, open: new Set(),
+    metric: null, cost: null, all: false, open: new Set(),
   });
   let state = fresh(board.tasks.length ? board.tasks[0].name : null);
   const task = () => board.tasks.find((t) => t.name === state.task);
@@ -46,6 +46,7 @@
     state = fresh(known ? known.name : null);
     if (!known) return;
     state.query = given.get("q") || "";
+    state.all = given.get("columns") === "all";
     for (const key of ["family", "status", "track"]) {
       const allowed = new Set(known.rows.map((row) => row[key]));
       state[key] = new Set((given.get(key) || "").split(",").filter((value) => allowed.has(value)));
@@ -64,6 +65,7 @@
     if (state.query) parts.set("q", state.query);
     for (const key of ["family", "status", "track"]) if (state[key].size) parts.set(key, [...state[key]].join(","));
     if (state.sort) { parts.set("sort", state.sort); parts.set("order", state.descending ? "down" : "up"); }
+    if (state.all) parts.set("columns", "all");
     if (state.metric) parts.set("metric", state.metric);
     if (state.cost) parts.set("cost", state.cost);
     history.replaceState(null, "", "#" + parts);
@@ -76,7 +78,7 @@
       { key: "rank", title: "#", number: true, value: (row) => row.rank, up: true },
       { key: "label", title: "Model", value: (row) => row.label.toLowerCase(), up: true },
       { key: "params", title: "Parameters", number: true, value: (row) => row.costs.params, up: true },
-      ...of.metrics.map((metric) => ({
+      ...of.metrics.filter((metric) => metric.main || state.all).map((metric) => ({
         key: "metric." + metric.name, title: metric.label, number: true, metric, up: !metric.higher_is_better,
         value: (row) => (row.metrics[metric.name] || { value: null }).value,
       })),
@@ -164,6 +166,8 @@
     fill("status", distinct("status"), (value) => value);
     fill("track", distinct("track"), (value) => value);
     byId("search").value = state.query;
+    byId("all-columns").checked = state.all;
+    byId("filter-columns").hidden = of.metrics.every((metric) => metric.main);
   }
 
   function toggle(key, value) {
@@ -331,6 +335,7 @@
     writeFragment();
   }
 
+  byId("all-columns").addEventListener("change", (event) => { state.all = event.target.checked; update(); });
   byId("search").addEventListener("input", (event) => { state.query = event.target.value; update(); });
   byId("plot-metric").addEventListener("change", (event) => { state.metric = event.target.value; update(); });
   byId("plot-cost").addEventListener("change", (event) => { state.cost = event.target.value; update(); });

@@ -58,6 +58,8 @@ def save_final(
     """Write model, tokenizer and card to the root of the run folder."""
     model.save_pretrained(run.folder, card=card_facts(run, recipe, bundle, which, results))
     if tokenizer is not None:
+        if getattr(model.config, "max_length", None):  # where pipeline(…)(text, truncation=True) cuts
+            tokenizer.model_max_length = model.config.max_length
         tokenizer.save_pretrained(run.folder)
 
 

@@ -1,0 +1,121 @@
+"""`linear_attention`: o_t = sum over j <= t of (q_t . k_j) v_j, with decay and normaliser, in time linear in length.
+
+Backends: `torch` (the definition, chunkwise).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.linear_attention.reference import attention_torch
+
+__all__ = ["linear_attention"]
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    decay: Tensor | None = None,
+    causal: bool = True,
+    normalize: bool = False,
+    scale: float = 1.0,
+    eps: float = 1e-10,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str = AUTO,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """o_t = scale * sum_j w(t - j) (q_t . k_j) v_j, over j <= t (causal) or all j.
+
+    w(n) = exp(-decay n) per head, 1 without decay. Normalised, o_t is divided by the same sum with v = 1, plus eps.
+    Sums are fp32 (fp64 for fp64 inputs). Differentiable in q, k, v, decay and the state, also through the final state.
+
+    Args:
+        q, k: (B, T, H, K), feature map already applied.
+        v: (B, T, H, V).
+        decay: (H,) at least 0; causal only.
+        causal: whether a position sees later ones.
+        normalize: divide by the sum of weights (q and k should then be positive).
+        scale: factor of q.
+        eps: added to the denominator.
+        initial_state: (B, H, K, V), the sum of k v^T before the first position; normalised (B, H, K, V + 1), whose
+            last column is the sum of k. Causal only.
+        return_final_state: also return that state after the last position. Causal only.
+        backend: `"auto"` or `"torch"`.
+
+    Returns:
+        o (B, T, H, V) in v's dtype, or (o, final_state).
+
+    Raises:
+        InputError: shapes or options that do not fit.
+    """
+    batch, _, heads, keys = q.shape if q.dim() == 4 else (0, 0, 0, 0)
+    if q.dim() != 4 or 0 in q.shape or k.shape != q.shape or v.dim() != 4 or v.shape[:3] != q.shape[:3]:
+        raise InputError(
+            "linear_attention: q and k must be (B, T, H, K) and v (B, T, H, V), none empty; "
+            f"they are {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if decay is not None and tuple(decay.shape) != (heads,):
+        raise InputError(f"linear_attention: decay must be ({heads},), it is {tuple(decay.shape)}")
+    if not causal and (decay is not None or initial_state is not None or return_final_state):
+        raise InputError("linear_attention: decay and states exist for causal=True only")
+    state = (batch, heads, keys, v.shape[3] + normalize)
+    if initial_state is not None and tuple(initial_state.shape) != state:
+        raise InputError(f"linear_attention: initial_state must be {state}, it is {tuple(initial_state.shape)}")
+    call = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "decay": decay,
+        "causal": causal,
+        "normalize": normalize,
+        "scale": scale,
+        "eps": eps,
+        "initial_state": initial_state,
+    }
+    out, final = OP(call, backend)
+    return (out, final) if return_final_state else out
+
+
+def _examples(device: torch.device) -> list[Example]:
+    def make(name: str, length: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
+        g = torch.Generator().manual_seed(length)
+
+        def rand(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=g).to(device, dtype)
+
+        call = {
+            "q": rand(2, length, 3, 8),
+            "k": rand(2, length, 3, 8),
+            "v": rand(2, length, 3, 12),
+            "decay": rand(3) if options.get("decay") else None,
+            "causal": options.get("causal", True),
+            "normalize": options.get("normalize", False),
+            "scale": 0.5,
+            "eps": 1e-10,
+            "initial_state": rand(2, 3, 8, 12 + options["normalize"]) if options.get("normalize") else None,
+        }
+        return Example(name, call, tuple(n for n, x in call.items() if isinstance(x, Tensor)))
+
+    return [
+        make("plain", 130),
+        make("decay", 65, decay=True),
+        make("normalised, state", 70, normalize=True),
+        make("non-causal", 40, causal=False),
+        make("bf16", 130, torch.bfloat16),
+    ]
+
+
+OP = register_op(
+    Op(
+        name="linear_attention",
+        backends=(Backend(name="torch", priority=0, run=attention_torch, exportable=True),),
+        examples=_examples,
+    )
+)

@@ -1,0 +1,123 @@
+"""`linear_attention` against the full matrix of weights, Lightning Attention's numbers, and itself in pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops._selftest import relative_error
+from hybridzoo.ops.linear_attention import linear_attention
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "ops"
+
+
+def by_matrix(q, k, v, decay=None, causal=True, normalize=False, scale=1.0, eps=1e-10, initial_state=None):
+    """softmax-free attention with its (T, T) weights, and the state as a sum over all positions."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    v = torch.cat([v, torch.ones_like(v[..., :1])], -1) if normalize else v
+    at = torch.arange(q.shape[2], dtype=q.dtype)
+    lag = at[:, None] - at
+    rate = torch.zeros(q.shape[1], dtype=q.dtype) if decay is None else decay
+    aged = torch.exp(-rate.view(-1, 1, 1) * lag.clamp(min=0))
+    weights = (q * scale) @ k.mT * (aged * (lag >= 0) if causal else 1.0)
+    out = weights @ v
+    last = q.shape[2] - 1
+    final = (k * torch.exp(-rate.view(-1, 1, 1) * (last - at)[:, None])).mT @ v
+    if initial_state is not None:
+        out = out + torch.exp(-rate.view(-1, 1, 1) * (at + 1)[:, None]) * ((q * scale) @ initial_state)
+        final = final + torch.exp(-rate.view(-1, 1, 1) * (last + 1)) * initial_state
+    if normalize:
+        out = out[..., :-1] / (out[..., -1:] + eps)
+    return out.transpose(1, 2), final
+
+
+def inputs(B=2, T=37, H=3, K=4, V=5, dtype=torch.float64):
+    return [torch.rand(B, T, H, n, dtype=dtype) for n in (K, K, V)]
+
+
+@pytest.mark.parametrize("T", [1, 5, 63, 64, 65, 130])
+@pytest.mark.parametrize("decayed", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_equals_the_matrix_in_outputs_and_gradients(T, decayed, normalize):
+    tensors = {
+        **dict(zip("qkv", inputs(T=T))),
+        "initial_state": torch.rand(2, 3, 4, 5 + normalize, dtype=torch.float64),
+        **({"decay": torch.tensor([0.0, 0.3, 9.0], dtype=torch.float64)} if decayed else {}),
+    }
+    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    got = linear_attention(**leaves, normalize=normalize, scale=0.7, return_final_state=True)
+    want = by_matrix(**leaves, normalize=normalize, scale=0.7)
+    weights = [torch.randn_like(x) for x in want]
+    got_grads = torch.autograd.grad(got, list(leaves.values()), weights)
+    want_grads = torch.autograd.grad(want, list(leaves.values()), weights)
+    for g, w in zip((*got, *got_grads), (*want, *want_grads)):
+        assert relative_error(g, w) < 1e-10
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_non_causal(normalize):
+    q, k, v = inputs()
+    got = linear_attention(q, k, v, causal=False, normalize=normalize)
+    torch.testing.assert_close(got, by_matrix(q, k, v, causal=False, normalize=normalize)[0])
+
+
+@pytest.mark.parametrize("which", ["decay", "nodecay"])
+def test_lightning_attentions_own_numbers(which):
+    x = load_file(FIXTURES / f"linear_attention_{which}.safetensors")
+    q, k, v = (x[f"in.{n}"].transpose(1, 2).contiguous().requires_grad_() for n in "qkv")
+    out = linear_attention(q, k, v, decay=x.get("in.slope"))
+    torch.testing.assert_close(out.transpose(1, 2), x["out.o"], rtol=1e-5, atol=1e-5)
+    grads = torch.autograd.grad(out, (q, k, v), x["in.dout"].transpose(1, 2))
+    for grad, name in zip(grads, "qkv"):
+        torch.testing.assert_close(grad.transpose(1, 2), x[f"out.d{name}"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 64, 70])
+def test_split_and_carry_equals_one_call(cut):
+    q, k, v = inputs(T=100)
+    options = {"decay": torch.tensor([0.0, 0.1, 1.0], dtype=torch.float64), "normalize": True}
+    whole, last = linear_attention(q, k, v, **options, return_final_state=True)
+    state, outs = None, []
+    for part in (slice(0, cut), slice(cut, 100)):
+        out, state = linear_attention(
+            q[:, part], k[:, part], v[:, part], **options, initial_state=state, return_final_state=True
+        )
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs, 1), whole)
+    torch.testing.assert_close(state, last)
+
+
+def test_sixteen_bit_inputs_are_summed_in_fp32():
+    q, k, v = (x.bfloat16() for x in inputs(T=500))
+    got = linear_attention(q, k, v, normalize=True)
+    assert got.dtype == torch.bfloat16
+    want, _ = by_matrix(q.double(), k.double(), v.double(), normalize=True)
+    assert relative_error(got, want) < 4e-3
+
+
+def test_traces():
+    q, k, v = inputs(T=70)
+
+    def f(q):
+        return linear_attention(q, k, v, normalize=True)
+
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(q), f(q))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": torch.zeros(2, 37, 3, 5)}, "q and k must be (B, T, H, K)"),
+        ({"decay": torch.zeros(2)}, "decay must be (3,), it is (2,)"),
+        ({"initial_state": torch.zeros(2, 3, 4, 5), "normalize": True}, "initial_state must be (2, 3, 4, 6)"),
+        ({"causal": False, "return_final_state": True}, "causal=True only"),
+    ],
+)
+def test_bad_inputs_are_named(change, words):
+    with pytest.raises(InputError) as caught:
+        linear_attention(**{**dict(zip("qkv", inputs())), **change})
+    assert words in str(caught.value)

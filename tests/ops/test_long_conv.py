@@ -1,0 +1,80 @@
+"""`long_conv` against a sum over lags, and SGConv's own outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops._selftest import relative_error
+from hybridzoo.ops.long_conv import long_conv, reference
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "ops"
+
+
+def by_lags(x, kernel, reverse=None, skip=None):
+    y = torch.zeros_like(x) if skip is None else skip * x
+    for s in range(kernel.shape[1]):
+        y = y + torch.nn.functional.pad(x, (0, 0, s, 0))[:, : x.shape[1]] * kernel[:, s]
+    for s in range(1, 1 + (0 if reverse is None else reverse.shape[1])):
+        y = y + torch.nn.functional.pad(x, (0, 0, 0, s))[:, s:] * reverse[:, s - 1]
+    return y
+
+
+@pytest.mark.parametrize(
+    ("length", "taps", "ahead"),
+    [(1, 1, 0), (2, 2, 1), (7, 3, 0), (48, 48, 47), (49, 49, 0), (49, 1, 48), (49, 20, 5), (100, 100, 99), (101, 3, 0)],
+)
+def test_equals_the_sum_over_lags(length, taps, ahead):
+    x, kernel, skip = torch.randn(2, length, 3), torch.randn(3, taps), torch.randn(3)
+    leaves = [x, kernel, skip, *([torch.randn(3, ahead)] if ahead else [])]
+    leaves = [leaf.double().requires_grad_() for leaf in leaves]
+    x, kernel, skip, reverse = [*leaves, None][:4]
+    got, want = long_conv(x, kernel, reverse, skip), by_lags(x, kernel, reverse, skip)
+    weight = torch.randn_like(want)
+    grads = [torch.autograd.grad(y, leaves, weight) for y in (got, want)]
+    for g, w in zip((got, *grads[0]), (want, *grads[1])):
+        assert relative_error(g, w) < 1e-12
+
+
+@pytest.mark.parametrize("direct_up_to", [0, 1000])
+def test_both_ways_agree(direct_up_to, monkeypatch):
+    x, kernel, reverse = torch.randn(2, 60, 3).double(), torch.randn(3, 60).double(), torch.randn(3, 11).double()
+    monkeypatch.setattr(reference, "DIRECT_LENGTH", direct_up_to)
+    torch.testing.assert_close(long_conv(x, kernel, reverse), by_lags(x, kernel, reverse))
+
+
+@pytest.mark.parametrize("name", ["cat_bi", "sum_causal", "cat_causal_decayrange"])
+def test_sgconvs_own_outputs(name):
+    x = load_file(FIXTURES / f"sgconv_{name}.safetensors")
+    length = x["in.x_bdl"].shape[2]
+    folded = x["out.kernel"][0]  # the second half of a bidirectional one holds the lags -L .. -1
+    reverse = folded[:, length + 1 :].flip(1) if folded.shape[1] > length else None
+    y = long_conv(x["in.x_bdl"].transpose(1, 2), folded[:, :length], reverse, x["sd.D"][0])
+    torch.testing.assert_close(y.transpose(1, 2), x["out.y_bdl"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [20, 300])
+def test_sixteen_bit_inputs_are_computed_in_fp32(length):
+    x, kernel = torch.randn(2, length, 3).bfloat16(), torch.randn(3, length).bfloat16()
+    got = long_conv(x, kernel)
+    assert got.dtype == torch.bfloat16
+    assert relative_error(got, by_lags(x.double(), kernel.double())) < 4e-3
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((torch.zeros(2, 5), torch.zeros(3, 5)), "x must be (B, L, D)"),
+        ((torch.zeros(2, 5, 3), torch.zeros(3, 6)), "kernel must be (3, 1 to 5), it is (3, 6)"),
+        ((torch.zeros(2, 5, 3), torch.zeros(3, 5), torch.zeros(3, 5)), "reverse_kernel must be (3, 1 to 4)"),
+        ((torch.zeros(2, 5, 3), torch.zeros(3, 5), None, torch.zeros(2)), "skip must be (3,)"),
+    ],
+)
+def test_bad_inputs_are_named(args, words):
+    with pytest.raises(InputError) as caught:
+        long_conv(*args)
+    assert words in str(caught.value)

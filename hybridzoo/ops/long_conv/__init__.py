@@ -1,4 +1,4 @@
-"""`long_conv`: depthwise convolution with kernels as long as the sequence, by FFT, or directly where that is shorter.
+"""`long_conv`: depthwise convolution with kernels as long as the sequence, by FFT (exported graphs: a Toeplitz product).
 
 Backends: `torch` (the definition).
 """

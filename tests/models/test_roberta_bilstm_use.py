@@ -194,6 +194,10 @@ def test_bf16_autocast_is_close(cell: str) -> None:
     inputs = model.example_inputs(4, labels=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = model(**inputs)
+        states = model.rnn(torch.randn(2, 3, 32).bfloat16(), torch.tensor([3, 2]))
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(**inputs)
+    assert states.dtype == torch.float32  # the recurrence is not rounded at every step
+    torch.testing.assert_close(compiled.logits, out.logits, atol=1e-2, rtol=1e-2)
     out.loss.backward()
     torch.testing.assert_close(out.logits.float(), model(**inputs).logits, atol=2e-2, rtol=2e-2)
 

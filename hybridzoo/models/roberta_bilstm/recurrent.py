@@ -139,12 +139,17 @@ class MaskedRNN(nn.Module):
             exportable: which form; None chooses by `is_tracing()`.
 
         Returns:
-            (B, T, H or 2H), zero at padding.
+            (B, T, H or 2H), zero at padding; under autocast in the parameters' dtype.
         """
         if lengths is None:
             lengths = torch.full_like(x[:, 0, 0], x.shape[1], dtype=torch.int64)
-        form = is_tracing() if exportable is None else exportable
-        return self._exportable(x, lengths) if form else self._packed(x, lengths)
+        form = self._exportable if (is_tracing() if exportable is None else exportable) else self._packed
+        if not torch.is_autocast_enabled(x.device.type):
+            return form(x, lengths)
+        # Hundreds of steps, each rounded: the recurrence stays in the parameters' precision. (CUDA's autocast would run
+        # it in fp16 even when asked for bf16, where the small gradients of a mean over many tokens vanish.)
+        with torch.autocast(x.device.type, enabled=False):
+            return form(x.to(self.weight_ih_l0.dtype), lengths)
 
     def _packed(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)

@@ -161,6 +161,10 @@ def decode_small(split: Any, *, height: int, width: int, channels: int) -> torch
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None or split[0]["image"].size != (width, height):
         return None
+    stored = getattr(getattr(split, "content", None), "array", None)  # data sets that are one array already (IDX files)
+    if stored is not None and stored.dtype == np.uint8 and stored.size == len(split) * channels * height * width:
+        planes = torch.from_numpy(np.ascontiguousarray(stored)).view(len(split), height, width, channels)
+        return planes.permute(0, 3, 1, 2).contiguous()
     array = np.empty((len(split), height, width, channels), dtype=np.uint8)
     for i in range(len(split)):
         image = split[i]["image"]

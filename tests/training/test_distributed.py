@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from hybridzoo.training.callbacks import read_log
@@ -41,6 +42,7 @@ def launch(folder, recipe, *more):
     return done
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_in_one_folder(tmp_path):
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE)

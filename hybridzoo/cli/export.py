@@ -34,9 +34,14 @@ def export_command(
     """
     from hybridzoo import build_model, registry
     from hybridzoo.cli._table import echo_json
+    from hybridzoo.errors import UnknownNameError
     from hybridzoo.export import export_model
 
     known = registry.is_model(model)
+    if known and pretrained and registry.get_model(model)[0].default_tag is None:
+        raise UnknownNameError(
+            f"{model!r} has no published weights: give a folder of yours, or --random for random ones"
+        )
     built = build_model(model, pretrained=pretrained) if known else build_model(model)
     report = export_model(built, path, format=format, check=check)
     if as_json:

@@ -20,6 +20,8 @@ FORMATS = {".onnx": "onnx", ".pt2": "torch"}
 # Inputs of shape (B, T): their second axis may have any length.
 SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 MIN_OPSET = 20
+# An ONNX file is a protobuf message, which ends at 2 GiB; larger weights lie beside it.
+EXTERNAL_DATA_BYTES = 2_000_000_000
 # Largest difference between file and model, relative to the largest output: two runtimes sum in different orders.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
@@ -179,7 +181,7 @@ def _write_onnx(model: nn.Module, example: dict[str, Tensor], axes: dict, path: 
         )
     assert program is not None
     _name_axes(program, names)
-    program.save(path, external_data=_weight_bytes(model) > 2_000_000_000)
+    program.save(path, external_data=_weight_bytes(model) > EXTERNAL_DATA_BYTES)
 
 
 def _name_axes(program: Any, names: Mapping[str, Mapping[int, str]]) -> None:

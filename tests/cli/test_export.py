@@ -6,9 +6,12 @@ import json
 
 import pytest
 import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hybridzoo import build_model
-from hybridzoo.errors import CheckpointError, ConfigError
+from hybridzoo.errors import CheckpointError, ConfigError, UnknownNameError
 from hybridzoo.export import export_model, exporter
 from hybridzoo.export.recurrent import one_op_per_layer
 
@@ -19,15 +22,47 @@ def text_model():
     return build_model("roberta_bilstm_test").eval()
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_text_as_onnx_with_any_batch_and_length(tmp_path, cell):
+class SmallRecurrent(nn.Module):
+    """Embedding, one GRU or LSTM, a linear layer: the least that a text model of `export_model` is."""
+
+    config = PretrainedConfig()
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 6)
+        self.rnn = getattr(nn, kind)(6, 5, batch_first=True)
+        self.out = nn.Linear(5, 3)
+
+    def example_inputs(self, batch_size: int = 1) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.arange(batch_size * 8).reshape(batch_size, 8)}
+
+    def forward(self, input_ids: torch.Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.out(self.rnn(self.embed(input_ids))[0].mean(1)))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_as_onnx_operators_with_weights_beside_the_file(tmp_path, monkeypatch, kind):
     onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export] is not installed")
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(exporter, "EXTERNAL_DATA_BYTES", 0)  # as for a model over 2 GB
     torch.manual_seed(0)
-    model = build_model("roberta_bilstm_test", cell=cell).eval()
+    model = SmallRecurrent(kind).eval()
     report = export_model(model, tmp_path / "model.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert report.bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+    assert kind in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    ids = torch.randint(0, 50, (5, 31))
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(["logits"], {"input_ids": ids.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), model(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_text_as_onnx_with_any_batch_and_length(tmp_path, text_model):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export] is not installed")
+    report = export_model(text_model, tmp_path / "model.onnx")
     assert report.inputs == {"input_ids": ["batch", "sequence"], "attention_mask": ["batch", "sequence"]}
-    shapes = [tuple(c.shapes["input_ids"]) for c in report.checks]
-    assert len(set(shapes)) == 2
+    assert len({tuple(c.shapes["input_ids"]) for c in report.checks}) == 2
     assert report.max_abs_error < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert [i.shape for i in session.get_inputs()] == [["batch", "sequence"]] * 2
@@ -36,7 +71,7 @@ def test_text_as_onnx_with_any_batch_and_length(tmp_path, cell):
     mask[0, 6:] = 0  # a padded row
     (logits,) = session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask).logits
+        expected = text_model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -54,12 +89,10 @@ def test_text_as_torch_program_through_the_command(cli, text_model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_images_with_any_batch(tmp_path, suffix):
-    if suffix == ".onnx":
-        pytest.importorskip("onnxruntime", reason="extra [export] is not installed")
+def test_images_with_any_batch(tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra [export] is not installed")
     model = build_model("iformer_test", depths=[1, 1, 1, 1], attention_heads=[1, 2, 4, 7]).train()
-    report = export_model(model, tmp_path / f"model{suffix}")
+    report = export_model(model, tmp_path / "model.onnx")
     assert report.inputs["pixel_values"][0] == "batch"
     assert [c.shapes["pixel_values"][0] for c in report.checks] == [1, 3]
     assert report.max_abs_error < 1e-5
@@ -87,6 +120,11 @@ def test_a_model_that_cannot_be_exported_says_so_and_leaves_the_old_file(text_mo
     with pytest.raises(CheckpointError, match="cannot be traced"):
         export_model(text_model, tmp_path / "model.pt2")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_name_without_weights_asks_for_random_ones_or_a_folder(cli, tmp_path):
+    with pytest.raises(UnknownNameError, match="--random"):
+        cli("export", "iformer_test", tmp_path / "model.pt2", code=2)
 
 
 @pytest.mark.parametrize(("name", "format"), [("model.bin", None), ("model.onnx", "onx")])

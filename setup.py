@@ -3,6 +3,7 @@
 from setuptools import find_namespace_packages, find_packages, setup
 
 MAPPED = {"hybridzoo.recipes": "recipes", "hybridzoo.eval": "eval", "hybridzoo.checkpoints": "checkpoints"}
+SUFFIXES = ["yaml", "md", "html", "jinja", "css", "js", "json", "txt", "gz", "bz2", "xz", "safetensors"]
 
 
 def mapped_packages() -> list[str]:
@@ -17,6 +18,6 @@ def mapped_packages() -> list[str]:
 setup(
     packages=find_packages(include=["hybridzoo", "hybridzoo.*"]) + mapped_packages(),
     package_dir={"": ".", **MAPPED},
-    package_data={"": ["*.yaml", "*.md", "*.html", "*.jinja", "*.css", "*.js", "*.json", "*.txt", "*.gz", "*.safetensors", "py.typed"]},
+    package_data={"": ["py.typed", *(f"*.{suffix}" for suffix in SUFFIXES)]},
     exclude_package_data={"": ["results/*"]},
 )

@@ -65,7 +65,7 @@ class Predictions:
         """All logits, or with many classes what is kept of them."""
         truth = np.asarray(labels, np.int64)
         if not np.isfinite(logits).all():
-            bad = [ids[i] for i in np.flatnonzero(~np.isfinite(logits).all(axis=1))[:3]]
+            bad = [str(ids[int(i)]) for i in np.flatnonzero(~np.isfinite(logits).all(axis=1))[:3]]
             raise ResultError(f"the model gave NaN or infinite logits, first for {', '.join(bad)}; nothing was scored")
         if logits.shape[1] <= MANY_CLASSES:
             return cls(ids, truth, logits=np.asarray(logits, np.float64))

@@ -14,14 +14,12 @@ import os
 import re
 import shutil
 import tempfile
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from hybridzoo.errors import DataError, unknown
+from hybridzoo.eval._strict import ResultError, build
 
 SCHEMA_VERSION = 1
 STATUSES = ("measured", "paper")
@@ -31,10 +29,6 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}Z)?")
 FILE_NAME = re.compile(r"(\d{8}-\d{6}-[0-9a-z]{8}(-\d+)?|paper(-[a-z0-9_-]+)?)\.json")
 NO_COMMIT = "nocommit"
-
-
-class ResultError(DataError):
-    """A result file that breaks the schema; says which file, which field, and what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +177,7 @@ class Result:
             raise ResultError(
                 f"{where}: schema {values.get('schema')!r}; this version of hybridzoo reads {SCHEMA_VERSION}"
             )
-        result = _build(cls, values, where)
+        result = build(cls, values, where)
         result.validate(where=where)
         return result
 
@@ -364,48 +358,3 @@ def _claim(temporary: str, path: Path) -> None:
     except OSError:  # a file system without hard links
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         shutil.copyfile(temporary, path)
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `kind`; raises ResultError that names the field."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
-    if is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ResultError(f"{where}: expected an object, got {type(value).__name__}")
-        return {str(k): _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if origin is list:
-        if not isinstance(value, list):
-            raise ResultError(f"{where}: expected a list, got {type(value).__name__}")
-        return [_build(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ResultError(f"{where}: expected {kind.__name__}, got {type(value).__name__} ({str(value)[:40]!r})")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ResultError(f"{where}: expected an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    for key in value:
-        if key not in hints:
-            raise ResultError(f"{where}: " + unknown("key", str(key), hints))
-    made = {key: _build(hints[key], v, f"{where}.{key}") for key, v in value.items()}
-    try:
-        return kind(**made)
-    except TypeError:
-        from dataclasses import MISSING
-
-        lacking = [
-            f.name for f in fields(kind) if f.name not in made and f.default is MISSING and f.default_factory is MISSING
-        ]
-        raise ResultError(f"{where}: missing {', '.join(lacking)}") from None

@@ -92,7 +92,7 @@ class Split(Sequence[Mapping[str, Any]]):
             )
         self.ids = list(ids)
         self.labels = [int(label) for label in labels]
-        self.content = content
+        self.content: Any = content
         self.kind = kind
 
     def __len__(self) -> int:

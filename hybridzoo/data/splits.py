@@ -14,8 +14,10 @@ import numpy as np
 
 from hybridzoo.errors import DataError
 
+Labels = Sequence[int] | np.ndarray
 
-def train_test_indices(labels: Sequence[int], test_size: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+
+def train_test_indices(labels: Labels, test_size: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Shuffled row numbers of a stratified split in two.
 
     Args:
@@ -75,7 +77,7 @@ def _share_out(counts: np.ndarray, draws: int, random: np.random.RandomState) ->
     return given.astype(int)
 
 
-def split_90_5_5(labels: Sequence[int], seed: int = 42) -> dict[str, np.ndarray]:
+def split_90_5_5(labels: Labels, seed: int = 42) -> dict[str, np.ndarray]:
     """The paper protocol of the sentiment sets: 10 % held out, halved into validation and test, both steps
     stratified.
     """
@@ -85,7 +87,7 @@ def split_90_5_5(labels: Sequence[int], seed: int = 42) -> dict[str, np.ndarray]
 
 
 def split_grouped(
-    labels: Sequence[int], groups: Sequence[Hashable], *, shares: tuple[float, float] = (0.1, 0.1), seed: int = 42
+    labels: Labels, groups: Sequence[Hashable], *, shares: tuple[float, float] = (0.1, 0.1), seed: int = 42
 ) -> dict[str, np.ndarray]:
     """Train, validation and test where rows of one group (equal texts) stay together; stratified by each group's
     first label.
@@ -106,7 +108,7 @@ def split_grouped(
     return {name: np.flatnonzero(np.isin(of_row, part)) for name, part in parts.items()}
 
 
-def stratified_subset(labels: Sequence[int], size: int, seed: int) -> np.ndarray:
+def stratified_subset(labels: Labels, size: int, seed: int) -> np.ndarray:
     """`size` row numbers in ascending order: proportional per class where `size` allows it, seeded. Files are often
     sorted by
     label, so the first rows alone would hold one class."""

@@ -82,7 +82,7 @@ def build_transform(config: Any, *, train: bool, augment: Mapping[str, Any] | No
     Raises:
         ConfigError: an unknown augmentation, a channel number other than 1 or 3, or mean/std of another length.
     """
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     size, channels = int(config.image_size), int(getattr(config, "num_channels", 3))
     mean = list(getattr(config, "image_mean", None) or [0.485, 0.456, 0.406][:channels])
@@ -115,7 +115,7 @@ def build_transform(config: Any, *, train: bool, augment: Mapping[str, Any] | No
 def _training(
     shape: tuple[int, int, int], mean, std, interpolation: str, augment: dict[str, Any], plain: Any
 ) -> ImageTransform:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
     from torchvision import transforms
 
     channels, size, _ = shape

@@ -14,7 +14,7 @@ from hybridzoo import build_model
 from hybridzoo.data import load_data
 from hybridzoo.errors import CheckpointError, ConfigError, DataError, UnknownNameError
 from hybridzoo.eval import PredictionFile, Result, ResultError, evaluate, read_results, rescore, run_task
-from hybridzoo.eval.harness import match_labels
+from hybridzoo.eval.predictors import match_labels
 from hybridzoo.eval.timm_csv import COLUMNS, append_row
 
 

@@ -60,7 +60,9 @@ def make_fashion_mnist(source: Path) -> Path:
                 f"{part}_rows": rows.astype(np.int32),
             }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # numpy writes a fixed date into the archive, so the bytes are reproducible
+    np.savez(
+        buffer, allow_pickle=False, **arrays
+    )  # numpy writes a fixed date into the archive, so the bytes are reproducible
     target = HERE / "fashion_mnist_mini.npz.xz"
     target.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
     return target

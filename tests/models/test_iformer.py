@@ -98,8 +98,10 @@ def test_mixer_on_rectangular_and_odd_maps(pool, size):
     mixer = lively(InceptionMixer(24, num_heads=6, attention_heads=2, pool_size=pool))
     x = noise(2, *size, 24)
     with torch.no_grad():
-        (y, bias), want = mixer(x), plain_mixer(mixer, x, high=16, heads=2, pool=pool)
-    torch.testing.assert_close(y + bias, want, **CLOSE)
+        y, want = mixer(x), plain_mixer(mixer, x, high=16, heads=2, pool=pool)
+    if isinstance(y, tuple):  # the last projection's bias comes apart, for whoever adds it in passing
+        y = y[0] + y[1]
+    torch.testing.assert_close(y, want, **CLOSE)
 
 
 def test_position_tables_follow_height_and_width_not_the_area(model):

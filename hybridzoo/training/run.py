@@ -149,22 +149,23 @@ def make_trainer(recipe: Recipe, bundle: Any, folder: Path) -> tuple[Any, Any]:
     from hybridzoo.training.trainer import ZooTrainer
 
     _check_splits(recipe, bundle)
-    _check_trackers(recipe, folder)
+    _check_trackers(recipe)
     tokenizer = build_tokenizer(recipe, bundle["train"]) if bundle.info.task == "text-classification" else None
     set_seed(recipe.training.seed)
     model = build_recipe_model(recipe, bundle.info.label_names)
     if recipe.training.calibrate_temperature and not hasattr(model.config, "temperature"):
         raise ConfigError(f"training.calibrate_temperature: {type(model.config).__name__} has no field temperature")
     train_set, validation_set = build_datasets(recipe, bundle, model, tokenizer)
-    trainer = ZooTrainer(
-        recipe,
-        model,
-        train_set,
-        validation_set,
-        folder / "checkpoints",
-        processing_class=tokenizer,
-        callbacks=[JsonLog(folder / LOG_FILE), Progress(recipe.model.name)],
-    )
+    with _tensorboard_folder(folder):
+        trainer = ZooTrainer(
+            recipe,
+            model,
+            train_set,
+            validation_set,
+            folder / "checkpoints",
+            processing_class=tokenizer,
+            callbacks=[JsonLog(folder / LOG_FILE), Progress(recipe.model.name)],
+        )
     t, updates = recipe.training, trainer.updates_per_epoch
     eval_steps = None if validation_set is None else in_steps(t.eval_every, updates, "training.eval_every")
     trainer.add_callback(Flow(eval_steps, in_steps(t.save_every, updates, "training.save_every")))
@@ -328,13 +329,26 @@ def _check_splits(recipe: Recipe, bundle: Any) -> None:
             )
 
 
-def _check_trackers(recipe: Recipe, folder: Path) -> None:
+@contextlib.contextmanager
+def _tensorboard_folder(folder: Path) -> Any:
+    """transformers' callback asks the environment where to write, when it is made; a value of the user's stays."""
+    key = "TENSORBOARD_LOGGING_DIR"
+    if key in os.environ:
+        yield
+        return
+    os.environ[key] = str(folder / "tensorboard")
+    try:
+        yield
+    finally:
+        del os.environ[key]
+
+
+def _check_trackers(recipe: Recipe) -> None:
     from importlib.util import find_spec
 
     for name in recipe.training.report_to:
         if find_spec(name) is None:
             raise ConfigError(f"training.report_to: {name} is not installed; pip install {name}")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
 
 
 def _check_processes(checkpoint: Path, world_size: int, recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ def run(code: str, *paths: Path) -> str:
         env={**os.environ, "PYTHONPATH": joined},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

@@ -373,7 +373,7 @@ def test_hf_endpoint_in_a_fresh_process(hub: Any, repo: Any, tmp_path: Path) -> 
         env={**env, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert "fine" in done.stdout, done.stderr
 

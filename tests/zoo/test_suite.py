@@ -72,6 +72,20 @@ def test_declared_exceptions_are_tests(model: Any) -> None:
     assert set(model.suite_exceptions) <= known
 
 
+def test_an_exception_that_no_longer_holds_fails(toy: str) -> None:
+    """The declaration is checked, not believed."""
+    model = build_model(toy)
+    type(model).suite_exceptions = {"compile": "for this test"}
+    try:
+        check(model, "compile", lambda: [][0])
+        with pytest.raises(pytest.fail.Exception, match="remove the declaration"):
+            check(model, "compile", lambda: None)
+        with pytest.raises(IndexError):
+            check(model, "export", lambda: [][0])
+    finally:
+        type(model).suite_exceptions = {}
+
+
 def test_facts(model: Any, name: str) -> None:
     entry, _ = registry.get_model(name)
     family = registry.get_family(entry.family)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -122,6 +123,8 @@ def run_task(
     Raises:
         DataError, UnknownNameError, ConfigError, CheckpointError, ResultError: each names what was given and the fix.
     """
+    if out is not None:
+        _check_out(Path(out))
     started = datetime.now(UTC)
     spec = load_task(task, protocol) if isinstance(task, str) else task
     baseline = isinstance(model, str) and model.startswith(BASELINE)
@@ -182,6 +185,16 @@ def run_task(
         result, path = write_result(result, data, Path(out))
     result.validate()
     return Evaluation(result, predictions, path)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written before anything is computed."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ResultError(f"cannot write into {out}: {error.strerror or error}; give another folder") from error
 
 
 def write_result(result: Result, predictions: bytes, out: Path) -> tuple[Result, Path]:

@@ -162,6 +162,12 @@ def test_wrong_calls(model: str, task: str, options: dict[str, Any], error: Any,
         evaluate(model, task, device="cpu", **options)
 
 
+def test_folder_for_results_is_checked_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResultError, match="cannot write into"):
+        evaluate("no_such_model", "vader", out=tmp_path / "file" / "results")
+
+
 def test_timm_columns(tmp_path: Path) -> None:
     model = build_model("iformer_test").eval()
     result = evaluate(model, "fashion_mnist_mini", limit=20, device="cpu", name="iformer_test")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
 from hybridzoo.checkpoint_io import read_state_dict
 from hybridzoo.training.environment import command_line
 from hybridzoo.training.schema import Recipe
-from hybridzoo.training.trainer import ZooTrainer, predict_logits
+from hybridzoo.training.trainer import ZooTrainer
 
 
 def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer: Any) -> None:
@@ -136,3 +140,18 @@ def evaluate_tasks(run: Any, recipe: Recipe) -> list[dict[str, Any]]:
         ]
     run.results = sorted(p.relative_to(run.folder).as_posix() for p in (run.folder / "results").rglob("*.json"))
     return rows
+
+
+def predict_logits(trainer: ZooTrainer, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, C) and labels (N,) of a split, on the CPU, from the model as it is. One process only."""
+    model, size = trainer.model, trainer.recipe.evaluation.batch_size
+    model.eval()
+    logits, labels = [], []
+    with torch.no_grad():
+        for start in range(0, len(dataset), size):  # type: ignore[arg-type]
+            indices = np.arange(start, min(start + size, len(dataset))).tolist()  # type: ignore[arg-type]
+            batch = dataset.__getitems__(indices)  # type: ignore[attr-defined]
+            labels.append(batch.pop("labels"))
+            batch = {k: v.to(model.device) for k, v in batch.items()}
+            logits.append(model(**batch)["logits"].float().cpu())
+    return torch.cat(logits), torch.cat(labels)

@@ -14,16 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from hybridzoo.errors import ConfigError, TrainingError
+from hybridzoo.errors import TrainingError
 from hybridzoo.training import checkpoints
+from hybridzoo.training.arguments import make_mixup, training_arguments
 from hybridzoo.training.callbacks import Ema, Guard, Signals
 from hybridzoo.training.datasets import as_is
 from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
@@ -355,86 +355,3 @@ class _Hooks(TrainerCallback):
 def _class_indices(logits: Any, labels: Any) -> torch.Tensor:
     """Keep the predicted class only: the logits of a large validation split need not be gathered."""
     return (logits[0] if isinstance(logits, (tuple, list)) else logits).argmax(-1)
-
-
-def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """transformers' arguments for a recipe.
-
-    Raises:
-        ConfigError: fp16 without a GPU, or a tracker that is not installed.
-    """
-    t = recipe.training
-    cuda = torch.cuda.is_available()
-    if t.precision == "fp16" and not cuda:
-        raise ConfigError("training.precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=t.batch_size,
-        per_device_eval_batch_size=recipe.evaluation.batch_size,
-        gradient_accumulation_steps=t.gradient_accumulation,
-        max_steps=1,  # the trainer sets it when it knows the length of an epoch
-        learning_rate=t.learning_rate,
-        max_grad_norm=t.clip_grad_norm or 0.0,
-        bf16=t.precision == "bf16",
-        fp16=t.precision == "fp16",
-        seed=t.seed,
-        full_determinism=t.deterministic,
-        torch_compile=t.compile,
-        use_cpu=not cuda,
-        eval_strategy="no",  # callbacks.Flow decides
-        save_strategy="no",
-        logging_strategy="steps",
-        logging_steps=t.log_every,
-        logging_nan_inf_filter=False,  # it would wait for the device in every step; Guard does not
-        report_to=list(t.report_to) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_num_workers=t.num_workers,
-        dataloader_persistent_workers=t.num_workers > 0,
-        dataloader_pin_memory=cuda,
-        log_level="warning",
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would be DataParallel: torchrun instead
-    return arguments
-
-
-def make_mixup(recipe: Recipe, num_labels: int) -> Any:
-    """timm's Mixup, or None. It draws from numpy's global generator, whose state is part of a checkpoint.
-
-    Raises:
-        ConfigError: an odd batch size, which mixup cannot pair.
-    """
-    t = recipe.training
-    if not (t.mixup or t.cutmix):
-        return None
-    if t.batch_size % 2:
-        raise ConfigError(
-            f"training.mixup and cutmix pair the samples of a batch: batch_size={t.batch_size} must be even"
-        )
-    from timm.data import Mixup
-
-    return Mixup(
-        mixup_alpha=t.mixup,
-        cutmix_alpha=t.cutmix,
-        prob=t.mixup_prob,
-        switch_prob=t.mixup_switch_prob,
-        mode="batch",
-        label_smoothing=t.label_smoothing,
-        num_classes=num_labels,
-    )
-
-
-def predict_logits(trainer: ZooTrainer, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, C) and labels (N,) of a split, on the CPU, from the model as it is. One process only."""
-    model, size = trainer.model, trainer.recipe.evaluation.batch_size
-    model.eval()
-    logits, labels = [], []
-    with torch.no_grad():
-        for start in range(0, len(dataset), size):  # type: ignore[arg-type]
-            indices = np.arange(start, min(start + size, len(dataset))).tolist()  # type: ignore[arg-type]
-            batch = dataset.__getitems__(indices)  # type: ignore[attr-defined]
-            labels.append(batch.pop("labels"))
-            batch = {k: v.to(model.device) for k, v in batch.items()}
-            logits.append(model(**batch)["logits"].float().cpu())
-    return torch.cat(logits), torch.cat(labels)

@@ -13,6 +13,7 @@ from torch import nn
 
 from hybridzoo import build_model
 from hybridzoo.errors import ConfigError
+from hybridzoo.training.arguments import make_mixup
 from hybridzoo.training.batch_augment import BatchAugment, can_augment
 from hybridzoo.training.callbacks import Ema, Guard
 from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
@@ -20,7 +21,6 @@ from hybridzoo.training.param_groups import param_groups
 from hybridzoo.training.sampling import EpochBatchSampler, Key, global_rng_kept, sample_seeds, seed_globals, uniforms
 from hybridzoo.training.schedule import Schedule, make_schedule, total_steps
 from hybridzoo.training.schema import AugmentSection, TrainingSection
-from hybridzoo.training.trainer import make_mixup
 
 # Schedule ----------------------------------------------------------------------------------------------------------
 

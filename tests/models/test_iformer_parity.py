@@ -107,7 +107,8 @@ def test_mixer(pool_size):
     mixer.high_mixer.register_forward_hook(lambda m, i, out: paths.__setitem__("high", out))
     mixer.low_mixer.register_forward_hook(lambda m, i, out: paths.__setitem__("low", out))
     with torch.no_grad():
-        y = mixer(want["input.x"])
+        y, bias = mixer(want["input.x"])
+        y = y + bias
     torch.testing.assert_close(y, want["output.y"], **LOGITS)
     high = torch.cat(paths["high"], dim=3).permute(0, 3, 1, 2)
     low = F.interpolate(paths["low"][0].permute(0, 3, 1, 2), size=high.shape[2:], mode="nearest")

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridzoo.errors import ConfigError, InputError
-from hybridzoo.models.iformer.blocks import Downsample, InceptionBlock, Stem, add_branch, resize_table, table_sides
+from hybridzoo.models.iformer.blocks import Downsample, InceptionBlock, Stem, resize_table, table_sides
 from hybridzoo.models.iformer.sizes import GLOBAL_POOLS, NUM_STAGES, check_sizes, take_indices
+from hybridzoo.ops.scaled_residual import scaled_residual
 
 POOL_SIZES = (2, 2, 1, 1)  # average pooling before the attention, by stage
 LAYER_SCALE_STAGES = (3, 4)  # stages 1 and 2 have none
@@ -191,17 +192,22 @@ class InceptionTransformer(nn.Module):
         """Stage k = 1..4 on (B, H, W, C_{k-1}), the image for k = 1 -> (B, H', W', C_k)."""
         x = getattr(self, "patch_embed" if k == 1 else f"patch_embed{k}")(x)
         table, size = getattr(self, f"pos_embed{k}"), (x.shape[1], x.shape[2])
-        x = x + (table if (table.shape[1], table.shape[2]) == size else resize_table(table, size))
-        branch: tuple[Tensor | None, ...] = ()
+        dtype = x.dtype  # what matrix products compute in; the stream is the table's, fp32 under autocast
+        x = scaled_residual(x, table if (table.shape[1], table.shape[2]) == size else resize_table(table, size))
+        branch: list[Tensor | None] = [None] * 4  # of the block before: MLP output, its bias, scale, per-sample factors
         for block in getattr(self, f"blocks{k}"):
             if self.gradient_checkpointing and self.training:
                 recompute = self._gradient_checkpointing_func
                 run = recompute if recompute else partial(checkpoint, use_reentrant=False)
-                x, y = run(block, x, *branch)
+                x, *branch = run(block, x, *branch, dtype)
             else:
-                x, y = block(x, *branch)
-            branch = (y, block.layer_scale_2, block.drop_path(x))
-        return add_branch(x, *branch)
+                x, *branch = block(x, *branch, dtype)
+            branch += [block.layer_scale_2, block.drop_path(x)]
+        y, y_bias, scale, factors = branch
+        last = k == self.num_stages  # a norm reads it, else a convolution
+        return scaled_residual(
+            x, y, y_bias=y_bias, scale=scale, row_scale=factors, out_dtype=x.dtype if last else dtype
+        )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the last map after the final norm, (B, C_4, H / 32, W / 32), channels_last."""

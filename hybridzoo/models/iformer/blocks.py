@@ -28,6 +28,24 @@ def resize_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.permute(0, 2, 3, 1)
 
 
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(conv(x)) with the convolution's bias moved into the norm, which saves a pass over the map, and in training
+    another for a gradient that is zero: batch statistics cancel the bias, only the running mean sees it."""
+    if type(norm) is not nn.BatchNorm2d or conv.bias is None or norm.running_mean is None or norm.momentum is None:
+        return norm(conv(x))
+    y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    if not norm.training:
+        shift = norm.bias + conv.bias * norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, shift, eps=norm.eps)
+    norm.num_batches_tracked.add_(1)
+    bias = conv.bias.detach()
+    mean = norm.running_mean - bias
+    shift = norm.bias + 0 * conv.bias  # the gradient is zero, not missing
+    y = F.batch_norm(y, mean, norm.running_var, norm.weight, shift, True, norm.momentum, norm.eps)
+    norm.running_mean.copy_(mean + bias)
+    return y
+
+
 class Stem(nn.Module):
     """Two 3x3 convolutions with batch norm. (B, in_chans, H, W) -> (B, H / s, W / s, dim), s = stem_stride."""
 
@@ -42,8 +60,8 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The one place where the memory layout is set: everything after the stem is channels-last without a copy.
         x = x.contiguous(memory_format=torch.channels_last)
-        x = F.gelu(self.norm1(self.proj1(x)))
-        return self.norm2(self.proj2(x)).permute(0, 2, 3, 1)
+        x = F.gelu(conv_norm(self.proj1, self.norm1, x))
+        return conv_norm(self.proj2, self.norm2, x).permute(0, 2, 3, 1)
 
 
 class Downsample(nn.Module):
@@ -55,31 +73,29 @@ class Downsample(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return conv_norm(self.proj, self.norm, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ResidualNorm(nn.LayerNorm):
     """Adds a branch to the residual stream and normalises the sum, in one pass over memory.
 
-    x, y (B, H, W, C), scale (C,), factors (B,) -> x + factors * scale * y in the wider dtype, and its LayerNorm in the
-    dtype that the next matrix product wants (autocast's, if it is on). The stream stays fp32 under autocast.
+    x, y (B, H, W, C), y_bias, scale (C,), factors (B,) -> x + factors * scale * (y + y_bias) in the wider dtype, and
+    its LayerNorm in the dtype that the next matrix product computes in. The stream stays fp32 under autocast.
     """
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, scale: Tensor | None = None, factors: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        y_bias: Tensor | None = None,
+        scale: Tensor | None = None,
+        factors: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        kind = x.device.type
-        autocast = kind != "meta" and torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
         return add_layer_norm(
-            x, y, self.weight, self.bias, scale=scale, row_scale=factors, eps=self.eps, out_dtype=dtype
-        )
-
-
-def add_branch(x: Tensor, y: Tensor, scale: Tensor | None, factors: Tensor | None) -> Tensor:
-    """x + factors * scale * y for maps (B, H, W, C)."""
-    y = y if scale is None else y * scale
-    return x + (y if factors is None else y * factors.view(-1, 1, 1, 1))
+            x, y, self.weight, self.bias,
+            y_bias=y_bias, scale=scale, row_scale=factors, eps=self.eps, out_dtype=dtype,
+        )  # fmt: skip
 
 
 class InceptionBlock(nn.Module):
@@ -115,13 +131,21 @@ class InceptionBlock(nn.Module):
         self.layer_scale_2 = None if scales is None else nn.Parameter(scales[1].clone())
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, scale: Tensor | None = None, factors: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Stream (B, H, W, C) and the previous block's branch with its scale and per-sample factors, if there is one.
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        y_bias: Tensor | None = None,
+        scale: Tensor | None = None,
+        factors: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Stream (B, H, W, C) and the previous block's branch with its bias, scale and per-sample factors, if any;
+        `dtype` is the one that matrix products compute in, the stream's if None.
 
         Returns:
-            The stream with the mixer's branch added, and the MLP's branch; scale it by `layer_scale_2` and `drop_path`.
+            The stream with the mixer's branch added; the MLP's branch and its bias. Scale these by `layer_scale_2` and
+            `drop_path`.
         """
-        x, normed = self.norm1(x, y, scale, factors)
-        x, normed = self.norm2(x, self.attn(normed), self.layer_scale_1, self.drop_path(x))
-        return x, self.mlp(normed)
+        x, normed = self.norm1(x, y, y_bias, scale, factors, dtype)
+        x, normed = self.norm2(x, *self.attn(normed), self.layer_scale_1, self.drop_path(x), dtype)
+        return x, *self.mlp(normed)

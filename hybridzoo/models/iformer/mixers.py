@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
+from hybridzoo.ops.bias_gelu import bias_gelu
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.max_pool3x3 import max_pool3x3
 
@@ -51,8 +53,33 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+def product(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The output of a linear layer without its bias, and the bias, for an op that adds it while it reads the output.
+
+    A layer of another class (an adapter, a quantised layer) is simply called; its bias is then in its output.
+    """
+    if type(layer) not in (nn.Linear, PointwiseConv2d):
+        return layer(x), None
+    rows = x.reshape(-1, x.shape[-1])  # a view also of a slice of channels
+    return F.linear(rows, layer.weight.flatten(1)).view(*x.shape[:-1], -1), layer.bias
+
+
+def product_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU of a linear layer's output."""
+    y, bias = product(layer, x)
+    return F.gelu(y) if bias is None else bias_gelu(y, bias)
+
+
+def product_dropout(layer: nn.Module, x: Tensor, drop: nn.Dropout) -> tuple[Tensor, Tensor | None]:
+    """Dropout of a linear layer's output; as `product` if nothing is dropped."""
+    y, bias = product(layer, x)
+    if drop.p == 0.0 or not drop.training:
+        return y, bias
+    return drop(y if bias is None else y + bias.to(y.dtype)), None
+
+
 class Mlp(nn.Module):
-    """Linear, GELU, Linear over the last axis."""
+    """Linear, GELU, Linear over the last axis; returns the last product and its bias apart, as `product` does."""
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
@@ -60,8 +87,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return product_dropout(self.fc2, self.drop(product_gelu(self.fc1, x)), self.drop)
 
 
 class HighFrequencyMixer(nn.Module):
@@ -81,7 +108,7 @@ class HighFrequencyMixer(nn.Module):
 
     def forward(self, for_conv: Tensor, for_pool: Tensor) -> tuple[Tensor, Tensor]:
         convolved = depthwise_conv2d(self.conv1(for_conv), self.proj1.weight, epilogue="gelu")
-        pooled = F.gelu(self.proj2(max_pool3x3(for_pool)))
+        pooled = product_gelu(self.proj2, max_pool3x3(for_pool))
         return convolved, pooled
 
 
@@ -108,8 +135,8 @@ class AttentionMixer(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        if self.pool_size > 1:
-            x = F.avg_pool2d(x.permute(0, 3, 1, 2), self.pool_size).permute(0, 2, 3, 1)
+        if self.pool_size == 2:
+            x = avg_pool2x2(x)
         size = x.shape[:3]
         qkv = self.qkv(x.reshape(-1, x.shape[3]))  # (B * N, 3 * C), N = h * w in row-major order
         q, k, v = qkv.view(size[0], -1, 3, self.num_heads, x.shape[3] // self.num_heads).permute(2, 0, 3, 1, 4)
@@ -158,8 +185,9 @@ class InceptionMixer(nn.Module):
         self.proj = PointwiseConv2d(fused, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, H, W, C) -> (B, H, W, C) without the last projection's bias, and that bias, as `product` does."""
         *high, low = x.split((*self.high_mixer.in_channels, self.low), dim=3)
         parts = (*self.high_mixer(*high), *self.low_mixer(low))
-        return self.proj_drop(self.proj(depthwise_conv2d(parts, self.conv_fuse.weight, epilogue="residual")))
+        y = depthwise_conv2d(parts, self.conv_fuse.weight, epilogue="residual")
+        return product_dropout(self.proj, y, self.proj_drop)

@@ -1,4 +1,4 @@
-"""Residual sum and LayerNorm in one pass: x + row_scale * scale * y, and its LayerNorm in the compute dtype.
+"""Residual sum and LayerNorm in one pass: x + row_scale * scale * (y + y_bias), and its LayerNorm in the compute dtype.
 
 Under autocast torch runs LayerNorm in fp32 and a cast follows: 14 bytes an element beside the sum's 10 for an fp32
 residual stream. In one pass the two need 12 in all (read 4 + 2, write 4 + 2).
@@ -26,19 +26,21 @@ def add_layer_norm(
     weight: Tensor,
     bias: Tensor,
     *,
+    y_bias: Tensor | None = None,
     scale: Tensor | None = None,
     row_scale: Tensor | None = None,
     eps: float = 1e-6,
     out_dtype: torch.dtype | None = None,
     backend: str = AUTO,
 ) -> tuple[Tensor, Tensor]:
-    """`total = x + row_scale * scale * y` and `LayerNorm(total)` over the last axis; statistics in fp32.
+    """`total = x + row_scale * scale * (y + y_bias)` and `LayerNorm(total)` over the last axis; statistics in fp32.
 
     Args:
         x: (B, ..., C), the residual stream.
         y: (B, ..., C), the branch to add; None: `total` is x itself.
         weight: (C,), of the norm.
         bias: (C,), of the norm.
+        y_bias: (C,), bias of the matrix product that made y, if it was left out there: its gradient is summed here.
         scale: (C,), layer scale of the branch.
         row_scale: (B,), factor of the branch per sample (stochastic depth); gets no gradient.
         eps: of the norm.
@@ -54,19 +56,20 @@ def add_layer_norm(
     channels = x.shape[-1]
     if y is not None and y.shape != x.shape:
         raise InputError(f"x and y need one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-    for name, vector in (("weight", weight), ("bias", bias), ("scale", scale)):
+    for name, vector in (("weight", weight), ("bias", bias), ("y_bias", y_bias), ("scale", scale)):
         if vector is not None and tuple(vector.shape) != (channels,):
             raise InputError(f"{name} has shape {tuple(vector.shape)}; {channels} channels need ({channels},)")
     if row_scale is not None and tuple(row_scale.shape) != (x.shape[0],):
         raise InputError(f"row_scale has shape {tuple(row_scale.shape)}; a batch of {x.shape[0]} needs ({x.shape[0]},)")
-    if y is None and not (scale is None and row_scale is None):
-        raise InputError("scale and row_scale are factors of y; y is None")
+    if y is None and not (y_bias is None and scale is None and row_scale is None):
+        raise InputError("y_bias, scale and row_scale belong to y; y is None")
     return _OP(
         {
             "x": x,
             "y": y,
             "weight": weight,
             "bias": bias,
+            "y_bias": y_bias,
             "scale": scale,
             "row_scale": row_scale,
             "eps": eps,
@@ -76,13 +79,14 @@ def add_layer_norm(
     )
 
 
-def _run_triton(x, y, weight, bias, scale, row_scale, eps, out_dtype) -> tuple[Tensor, Tensor]:
-    from hybridzoo.ops.add_layer_norm.custom_op import add_layer_norm_op
+def _run_triton(x, y, weight, bias, y_bias, scale, row_scale, eps, out_dtype) -> tuple[Tensor, Tensor]:
+    from hybridzoo.ops.add_layer_norm.custom_op import AddLayerNorm, add_layer_norm_op
 
     shape = x.shape
+    run = add_layer_norm_op if torch.compiler.is_compiling() else AddLayerNorm.apply
     flat_y = None if y is None else y.reshape(-1, shape[-1])
-    total, normed = add_layer_norm_op(
-        x.reshape(-1, shape[-1]), flat_y, scale, row_scale, weight, bias, eps, out_dtype or x.dtype
+    total, normed = run(
+        x.reshape(-1, shape[-1]), flat_y, y_bias, scale, row_scale, weight, bias, eps, out_dtype or x.dtype
     )
     return x if y is None else total.view(shape), normed.view(shape)
 
@@ -111,12 +115,13 @@ def _examples(device: torch.device) -> list[Example]:
             "y": draw(*shape, seed=1).to(dtype) if add else None,
             "weight": 1 + 0.2 * draw(*channels, seed=2),
             "bias": 0.2 * draw(*channels, seed=3),
+            "y_bias": draw(*channels, seed=6) if scaled else None,
             "scale": draw(*channels, seed=4) if scaled else None,
             "row_scale": draw(shape[0], seed=5).gt(0) * 1.25 if scaled else None,
             "eps": 1e-6,
             "out_dtype": None,
         }
-        return Example(name, call, ("x", *("y",) * add, "weight", "bias", *("scale",) * scaled))
+        return Example(name, call, ("x", *("y",) * add, "weight", "bias", *("y_bias", "scale") * scaled))
 
     return [
         example("B2-N12-C33-fp32", (2, 12, 33)),

@@ -13,6 +13,7 @@ def add_layer_norm_reference(
     weight: Tensor,
     bias: Tensor,
     *,
+    y_bias: Tensor | None = None,
     scale: Tensor | None = None,
     row_scale: Tensor | None = None,
     eps: float = 1e-6,
@@ -20,7 +21,8 @@ def add_layer_norm_reference(
 ) -> tuple[Tensor, Tensor]:
     """See `add_layer_norm`."""
     if y is not None:
-        branch = y if scale is None else y * scale
+        branch = y if y_bias is None else y + y_bias
+        branch = branch if scale is None else branch * scale
         if row_scale is not None:
             branch = branch * row_scale.view(-1, *[1] * (y.ndim - 1))
         x = (x + branch).to(torch.promote_types(x.dtype, y.dtype))

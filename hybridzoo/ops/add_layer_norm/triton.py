@@ -7,11 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
+
 
 @triton.jit
 def _forward_kernel(
-    x, y, scale, row_scale, weight, bias, total, out, n_rows, C, tokens, sx, sy, eps,
-    HAS_Y: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ROW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    x, y, y_bias, scale, row_scale, weight, bias, total, out, n_rows, C, tokens, sx, sy, eps,
+    HAS_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ROW: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, BLOCK)
@@ -20,6 +23,8 @@ def _forward_kernel(
     value = tl.load(x + rows[:, None] * sx + cols[None, :], mask=mask, other=0.0).to(tl.float32)
     if HAS_Y:
         branch = tl.load(y + rows[:, None] * sy + cols[None, :], mask=mask, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            branch += tl.load(y_bias + cols, mask=mask_c, other=0.0).to(tl.float32)[None, :]
         if HAS_SCALE:
             branch *= tl.load(scale + cols, mask=mask_c, other=0.0).to(tl.float32)[None, :]
         if HAS_ROW:
@@ -38,16 +43,19 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    total, y, scale, row_scale, weight, d_total, d_out, dx, dy, partial,
+    total, y, y_bias, scale, row_scale, weight, d_total, d_out, dx, dy, partial,
     n_rows, C, tokens, st, sy, sdt, sdo, eps,
-    HAS_Y: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ROW: tl.constexpr, HAS_TOTAL_GRAD: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_Y: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ROW: tl.constexpr,
+    HAS_TOTAL_GRAD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     cols = tl.arange(0, BLOCK)
     mask_c = cols < C
     w = tl.load(weight + cols, mask=mask_c, other=0.0).to(tl.float32)[None, :]
     if HAS_SCALE:
         layer_scale = tl.load(scale + cols, mask=mask_c, other=0.0).to(tl.float32)[None, :]
+    if HAS_BIAS:
+        branch_bias = tl.load(y_bias + cols, mask=mask_c, other=0.0).to(tl.float32)[None, :]
+        sum_y = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
     sum_w = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
     sum_b = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
     sum_s = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
@@ -73,18 +81,24 @@ def _backward_kernel(
                 grad *= keep[:, None]
             if HAS_SCALE:
                 branch = tl.load(y + rows[:, None] * sy + cols[None, :], mask=mask, other=0.0).to(tl.float32)
+                if HAS_BIAS:
+                    branch += branch_bias
                 sum_s += tl.where(mask, grad * branch, 0.0)
                 grad *= layer_scale
+            if HAS_BIAS:
+                sum_y += tl.where(mask, grad, 0.0)
             tl.store(dy + rows[:, None] * C + cols[None, :], grad.to(dy.dtype.element_ty), mask=mask)
-    out = partial + tl.program_id(0) * 3 * C + cols
+    out = partial + tl.program_id(0) * 4 * C + cols
     tl.store(out, tl.sum(sum_w, 0), mask=mask_c)
     tl.store(out + C, tl.sum(sum_b, 0), mask=mask_c)
     if HAS_SCALE:  # else nobody reads it
         tl.store(out + 2 * C, tl.sum(sum_s, 0), mask=mask_c)
+    if HAS_BIAS:
+        tl.store(out + 3 * C, tl.sum(sum_y, 0), mask=mask_c)
 
 
 def _blocks(channels: int) -> dict[str, int]:
-    block = triton.next_power_of_2(channels)
+    block = next_power_of_2(channels)
     rows = max(1, 2048 // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(4, rows * block // 1024)}
 
@@ -92,6 +106,7 @@ def _blocks(channels: int) -> dict[str, int]:
 def add_layer_norm_forward(
     x: Tensor,
     y: Tensor | None,
+    y_bias: Tensor | None,
     scale: Tensor | None,
     row_scale: Tensor | None,
     weight: Tensor,
@@ -106,10 +121,12 @@ def add_layer_norm_forward(
     out = torch.empty((n_rows, channels), dtype=out_dtype, device=x.device)
     blocks = _blocks(channels)
     tokens = n_rows // row_scale.numel() if row_scale is not None else 1
-    _forward_kernel[(triton.cdiv(n_rows, blocks["ROWS"]),)](
-        x, x if y is None else y, weight if scale is None else scale, weight if row_scale is None else row_scale,
+    launch(_forward_kernel, (cdiv(n_rows, blocks["ROWS"]),),
+        x, x if y is None else y, weight if y_bias is None else y_bias, weight if scale is None else scale,
+        weight if row_scale is None else row_scale,
         weight, bias, total, out, n_rows, channels, tokens, x.stride(0), 0 if y is None else y.stride(0), eps,
-        HAS_Y=y is not None, HAS_SCALE=scale is not None, HAS_ROW=row_scale is not None, **blocks,
+        HAS_Y=y is not None, HAS_BIAS=y_bias is not None, HAS_SCALE=scale is not None, HAS_ROW=row_scale is not None,
+        **blocks,
     )  # fmt: skip
     return total, out
 
@@ -117,6 +134,7 @@ def add_layer_norm_forward(
 def add_layer_norm_backward(
     total: Tensor,
     y: Tensor | None,
+    y_bias: Tensor | None,
     scale: Tensor | None,
     row_scale: Tensor | None,
     weight: Tensor,
@@ -125,22 +143,22 @@ def add_layer_norm_backward(
     eps: float,
     dx_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and y (empty without y), and (3, C) fp32: those of weight, bias and scale."""
+    """Gradients of x and y (empty without y), and (4, C) fp32: those of weight, bias, scale, y_bias."""
     n_rows, channels = total.shape
     blocks = _blocks(channels)
-    tiles = triton.cdiv(n_rows, blocks["ROWS"])
+    tiles = cdiv(n_rows, blocks["ROWS"])
     programs = min(tiles, 528)  # four to a multiprocessor of an H100; each keeps its sums in registers
     dx = torch.empty((n_rows, channels), dtype=dx_dtype, device=total.device)
     dy = torch.empty((n_rows, channels), dtype=y.dtype, device=total.device) if y is not None else dx.new_empty(0)
-    partial = torch.empty((programs, 3, channels), dtype=torch.float32, device=total.device)
+    partial = torch.empty((programs, 4, channels), dtype=torch.float32, device=total.device)
     tokens = n_rows // row_scale.numel() if row_scale is not None else 1
-    _backward_kernel[(programs,)](
-        total, total if y is None else y, weight if scale is None else scale,
+    launch(_backward_kernel, (programs,),
+        total, total if y is None else y, weight if y_bias is None else y_bias, weight if scale is None else scale,
         weight if row_scale is None else row_scale, weight, d_out if d_total is None else d_total, d_out,
         dx, dx if y is None else dy, partial, n_rows, channels, tokens,
         total.stride(0), 0 if y is None else y.stride(0), 0 if d_total is None else d_total.stride(0),
         d_out.stride(0), eps,
-        HAS_Y=y is not None, HAS_SCALE=scale is not None, HAS_ROW=row_scale is not None,
+        HAS_Y=y is not None, HAS_BIAS=y_bias is not None, HAS_SCALE=scale is not None, HAS_ROW=row_scale is not None,
         HAS_TOTAL_GRAD=d_total is not None, **blocks,
     )  # fmt: skip
     return dx, dy, partial.sum(0)

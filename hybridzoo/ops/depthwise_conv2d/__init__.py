@@ -1,7 +1,7 @@
-"""Depthwise 3x3 convolution of channels-last maps, with its neighbours fused: concatenation, upsampling, GELU, residual.
+"""Depthwise 3x3 convolution of channels-last maps, fused with concatenation, upsampling, GELU or a residual sum.
 
-Floor (forward, bf16): 4 bytes an element, one read and one write. cuDNN's channels-last depthwise kernels and the
-separate concatenation, addition and GELU move three to six times that.
+Floor (forward, bf16): 4 bytes an element, one read and one write. Separate kernels for the concatenation,
+the convolution, the sum and GELU move three to five times that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hybridzoo.ops.depthwise_conv2d.reference import depthwise_conv2d_reference
 from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
 
 EPILOGUES = ("none", "gelu", "residual")
+MAX_PARTS = 3
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -54,15 +55,19 @@ def depthwise_conv2d(
 
 
 def _run_triton(parts: list[Tensor], weight: Tensor, epilogue: str) -> Tensor:
-    from hybridzoo.ops.depthwise_conv2d.custom_op import depthwise_conv2d_op
+    from hybridzoo.ops.depthwise_conv2d.custom_op import DepthwiseConv2d, depthwise_conv2d_op
 
-    return depthwise_conv2d_op(parts, weight, epilogue)
+    if torch.compiler.is_compiling():
+        return depthwise_conv2d_op(parts, weight, epilogue)
+    return DepthwiseConv2d.apply(weight, epilogue, *parts)
 
 
 def _supports_triton(call: Call) -> str | None:
     parts = call["parts"]
     if parts[0].dtype not in KERNEL_DTYPES:
         return f"its dtypes are bfloat16, float16 and float32, not {parts[0].dtype}"
+    if len(parts) > MAX_PARTS:
+        return f"it takes at most {MAX_PARTS} parts, not {len(parts)}"
     if any(part.stride(3) != 1 for part in parts):
         return "the channels of every part must be contiguous"
     height, width = parts[0].shape[1:3]
@@ -86,7 +91,9 @@ def _examples(device: torch.device) -> list[Example]:
     return [
         example("B2-7x7-C33-fp32", [(2, 7, 7, 33)], "none", torch.float32),
         example("B2-10x9-C40-gelu-fp32", [(2, 10, 9, 40)], "gelu", torch.float32),
-        example("B2-8x6-C16+8+24up-residual-fp32", [(2, 8, 6, 16), (2, 8, 6, 8), (2, 4, 3, 24)], "residual", torch.float32),
+        example(
+            "B2-8x6-C16+8+24up-residual-fp32", [(2, 8, 6, 16), (2, 8, 6, 8), (2, 4, 3, 24)], "residual", torch.float32
+        ),
         example("B2-14x14-C64-gelu-bf16", [(2, 14, 14, 64)], "gelu", bf16),
     ]  # fmt: skip
 

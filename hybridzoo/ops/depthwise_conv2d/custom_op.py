@@ -1,11 +1,11 @@
-"""`depthwise_conv2d` as torch.library operators: fake, autograd, so that torch.compile and torch.export see one node."""
+"""`depthwise_conv2d` with autograd: a torch.library operator for graphs, a Function for eager calls."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hybridzoo.ops.depthwise_conv2d.triton import depthwise_backward, depthwise_forward
+from hybridzoo.ops.depthwise_conv2d.triton import depthwise_backward, depthwise_forward, part_gradients
 
 
 @torch.library.custom_op("hybridzoo::depthwise_conv2d", mutates_args=())
@@ -15,18 +15,21 @@ def depthwise_conv2d_op(parts: list[Tensor], weight: Tensor, epilogue: str) -> T
 
 @depthwise_conv2d_op.register_fake
 def _(parts, weight, epilogue):
-    batch, height, width, _ = parts[0].shape
-    return parts[0].new_empty((batch, height, width, weight.shape[0]))
+    return parts[0].new_empty((*parts[0].shape[:3], weight.shape[0]))
 
 
 @torch.library.custom_op("hybridzoo::depthwise_conv2d_backward", mutates_args=())
-def depthwise_conv2d_backward_op(dy: Tensor, parts: list[Tensor], weight: Tensor, epilogue: str) -> list[Tensor]:
-    return depthwise_backward(dy if dy.stride(3) == 1 else dy.contiguous(), parts, weight, epilogue)
+def depthwise_conv2d_backward_op(
+    dy: Tensor, parts: list[Tensor], weight: Tensor, epilogue: str
+) -> tuple[list[Tensor], Tensor]:
+    dx, weight_grad = depthwise_backward(_unit_stride(dy), parts, weight, epilogue)
+    grads = part_gradients(dx, parts)  # an operator's outputs must not share memory
+    return [g.contiguous() if len(parts) > 1 else g for g in grads], weight_grad
 
 
 @depthwise_conv2d_backward_op.register_fake
 def _(dy, parts, weight, epilogue):
-    return [part.new_empty(part.shape) for part in parts] + [weight.new_empty(weight.shape)]
+    return [part.new_empty(part.shape) for part in parts], weight.new_empty(weight.shape)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -36,8 +39,28 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, dy):
     weight, *parts = ctx.saved_tensors
-    *grads, weight_grad = depthwise_conv2d_backward_op(dy, parts, weight, ctx.epilogue)
+    grads, weight_grad = depthwise_conv2d_backward_op(dy, parts, weight, ctx.epilogue)
     return grads, weight_grad, None
 
 
 depthwise_conv2d_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class DepthwiseConv2d(torch.autograd.Function):
+    """Eager form: same kernels; the gradients of several parts are slices of one tensor."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, epilogue: str, *parts: Tensor) -> Tensor:
+        ctx.epilogue = epilogue
+        ctx.save_for_backward(weight, *parts)
+        return depthwise_forward(parts, weight, epilogue)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        weight, *parts = ctx.saved_tensors
+        dx, weight_grad = depthwise_backward(_unit_stride(dy), parts, weight, ctx.epilogue)
+        return weight_grad, None, *part_gradients(dx, parts)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()

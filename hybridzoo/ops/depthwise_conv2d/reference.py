@@ -31,7 +31,7 @@ def depthwise_conv2d_reference(parts: Sequence[Tensor], weight: Tensor, epilogue
 
 
 def _no_autocast(device: str) -> contextlib.AbstractContextManager:
-    """Autocast would round the fp32 inputs of the convolution; where it is off, exported graphs need no trace of this."""
+    """Autocast would round the fp32 inputs of the convolution; exported graphs need no trace of this."""
     if device == "meta" or not torch.is_autocast_enabled(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)

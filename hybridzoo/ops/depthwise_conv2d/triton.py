@@ -8,16 +8,23 @@ writes its own channel range of the output, and a half-resolution part is upsamp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridzoo.ops._launch import cdiv, launch
+from hybridzoo.ops.avg_pool2x2.triton import pool_2x2
+
+MAX_PARTS = 3
+
 
 @triton.jit
-def _load(x, row, cols, offs_c, H, W, sh, sw, mask_c, UP: tl.constexpr):
+def _load(x, row, cols, offs_c, H, W, sh, sw, mask_c, shift):
     ok = (row >= 0) & (row < H) & (cols >= 0) & (cols < W)
-    ptrs = x + (row // UP) * sh + (cols // UP)[:, None] * sw + offs_c[None, :]
+    ptrs = x + (row >> shift) * sh + (cols >> shift)[:, None] * sw + offs_c[None, :]
     return tl.load(ptrs, mask=ok[:, None] & mask_c[None, :], other=0.0).to(tl.float32)
 
 
@@ -28,31 +35,65 @@ def _tap(w, offs_c, mask_c, k: tl.constexpr, FLIP: tl.constexpr):
 
 
 @triton.jit
-def _place(H, W, C, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr):
-    """Program id -> image, first row, columns, channels; channel tiles vary fastest so that neighbours share lines."""
+def _place(
+    x0, x1, x2, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, w0, w1, w2, s1, s2,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Program id -> which part, where in it and in the output; channel tiles vary fastest: neighbours share lines.
+
+    Part i has channels c_i, strides b_i, h_i, w_i, and the coordinates of the output shifted right by s_i (s_0 = 0).
+    """
     pid = tl.program_id(0)
-    n_c = tl.cdiv(C, BC)
+    n0 = tl.cdiv(c0, BC)
+    n_c = n0
+    if PARTS > 1:
+        n1 = n0 + tl.cdiv(c1, BC)
+        n_c = n1
+    if PARTS > 2:
+        n_c = n1 + tl.cdiv(c2, BC)
     n_w = tl.cdiv(W, BW)
     n_s = tl.cdiv(H, ROWS)
     channel = pid % n_c
     tile = pid // n_c
     cols = (tile % n_w) * BW + tl.arange(0, BW)
-    strip = (tile // n_w) % n_s
-    image = tile // (n_w * n_s)
-    offs_c = channel * BC + tl.arange(0, BC)
-    return image.to(tl.int64), strip * ROWS, cols, offs_c, tile
+    row0 = ((tile // n_w) % n_s) * ROWS
+    image = (tile // (n_w * n_s)).to(tl.int64)
+    x, sb, sh, sw, shift, channels, first, base = x0, b0, h0, w0, 0, c0, 0, 0
+    if PARTS > 1:
+        second = channel >= n0
+        x = tl.where(second, x1, x0)
+        sb = tl.where(second, b1, b0)
+        sh = tl.where(second, h1, h0)
+        sw = tl.where(second, w1, w0)
+        shift = tl.where(second, s1, 0)
+        channels = tl.where(second, c1, c0)
+        first = tl.where(second, n0, 0)
+        base = tl.where(second, c0, 0)
+    if PARTS > 2:
+        third = channel >= n1
+        x = tl.where(third, x2, x)
+        sb = tl.where(third, b2, sb)
+        sh = tl.where(third, h2, sh)
+        sw = tl.where(third, w2, sw)
+        shift = tl.where(third, s2, shift)
+        channels = tl.where(third, c2, channels)
+        first = tl.where(third, n1, first)
+        base = tl.where(third, c0 + c1, base)
+    offs_c = (channel - first) * BC + tl.arange(0, BC)
+    return x + image * sb, sh, sw, shift, image, row0, cols, offs_c, offs_c < channels, base, tile
 
 
 @triton.jit
 def _depthwise_kernel(
-    x, w, y, H, W, C, xb, xh, xw, yb, yh, yw,
-    ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr,
-    UP: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, FLIP: tl.constexpr,
+    x0, x1, x2, w, y, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, yb, yh, yw,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr,
+    GELU: tl.constexpr, RESIDUAL: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    image, row0, cols, offs_c, _ = _place(H, W, C, ROWS, BW, BC)
-    mask_c = offs_c < C
-    x += image * xb
-    y += image * yb
+    x, xh, xw, shift, image, row0, cols, offs_c, mask_c, base, _ = _place(
+        x0, x1, x2, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, PARTS, ROWS, BW, BC
+    )
+    y += image * yb + base
+    w += base * 9
     w0 = _tap(w, offs_c, mask_c, 0, FLIP)
     w1 = _tap(w, offs_c, mask_c, 1, FLIP)
     w2 = _tap(w, offs_c, mask_c, 2, FLIP)
@@ -66,15 +107,15 @@ def _depthwise_kernel(
         w4 += 1.0
     above = tl.zeros((BW, BC), dtype=tl.float32)  # output row `row - 1`: complete once `row` has been added
     here = tl.zeros((BW, BC), dtype=tl.float32)
-    left = _load(x, row0 - 1, cols - 1, offs_c, H, W, xh, xw, mask_c, UP)
-    mid = _load(x, row0 - 1, cols, offs_c, H, W, xh, xw, mask_c, UP)
-    right = _load(x, row0 - 1, cols + 1, offs_c, H, W, xh, xw, mask_c, UP)
+    left = _load(x, row0 - 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
+    mid = _load(x, row0 - 1, cols, offs_c, H, W, xh, xw, mask_c, shift)
+    right = _load(x, row0 - 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
     for step in tl.static_range(ROWS + 2):
         row = row0 - 1 + step
         if step < ROWS + 1:  # the next row is on its way while this one is used
-            next_left = _load(x, row + 1, cols - 1, offs_c, H, W, xh, xw, mask_c, UP)
-            next_mid = _load(x, row + 1, cols, offs_c, H, W, xh, xw, mask_c, UP)
-            next_right = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, UP)
+            next_left = _load(x, row + 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
+            next_mid = _load(x, row + 1, cols, offs_c, H, W, xh, xw, mask_c, shift)
+            next_right = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
         if step >= 2:
             out = above + left * w6 + mid * w7 + right * w8
             if GELU:
@@ -95,15 +136,17 @@ def _depthwise_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    x, w, dy, g, partial, H, W, C, xb, xh, xw, db, dh, dw, gb, gh, gw,
-    ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr, UP: tl.constexpr, GELU: tl.constexpr,
+    x0, x1, x2, w, dy, g, partial, C, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2,
+    db, dh, dw, gb, gh, gw,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr, GELU: tl.constexpr,
 ):  # fmt: skip
     """Weight gradient, one partial sum a program, and g = dy * gelu'(conv(x)), with conv(x) recomputed."""
-    image, row0, cols, offs_c, tile = _place(H, W, C, ROWS, BW, BC)
-    mask_c = offs_c < C
-    x += image * xb
-    dy += image * db
-    g += image * gb
+    x, xh, xw, shift, image, row0, cols, offs_c, mask_c, base, tile = _place(
+        x0, x1, x2, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, PARTS, ROWS, BW, BC
+    )
+    dy += image * db + base
+    g += image * gb + base
+    w += base * 9
     if GELU:
         w0 = _tap(w, offs_c, mask_c, 0, False)
         w1 = _tap(w, offs_c, mask_c, 1, False)
@@ -114,12 +157,12 @@ def _gradient_kernel(
         w6 = _tap(w, offs_c, mask_c, 6, False)
         w7 = _tap(w, offs_c, mask_c, 7, False)
         w8 = _tap(w, offs_c, mask_c, 8, False)
-    x0 = _load(x, row0 - 1, cols - 1, offs_c, H, W, xh, xw, mask_c, UP)
-    x1 = _load(x, row0 - 1, cols, offs_c, H, W, xh, xw, mask_c, UP)
-    x2 = _load(x, row0 - 1, cols + 1, offs_c, H, W, xh, xw, mask_c, UP)
-    x3 = _load(x, row0, cols - 1, offs_c, H, W, xh, xw, mask_c, UP)
-    x4 = _load(x, row0, cols, offs_c, H, W, xh, xw, mask_c, UP)
-    x5 = _load(x, row0, cols + 1, offs_c, H, W, xh, xw, mask_c, UP)
+    t0 = _load(x, row0 - 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
+    t1 = _load(x, row0 - 1, cols, offs_c, H, W, xh, xw, mask_c, shift)
+    t2 = _load(x, row0 - 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
+    t3 = _load(x, row0, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
+    t4 = _load(x, row0, cols, offs_c, H, W, xh, xw, mask_c, shift)
+    t5 = _load(x, row0, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
     s0 = tl.zeros((BW, BC), dtype=tl.float32)
     s1 = tl.zeros((BW, BC), dtype=tl.float32)
     s2 = tl.zeros((BW, BC), dtype=tl.float32)
@@ -131,12 +174,12 @@ def _gradient_kernel(
     s8 = tl.zeros((BW, BC), dtype=tl.float32)
     for step in range(ROWS):
         row = row0 + step
-        x6 = _load(x, row + 1, cols - 1, offs_c, H, W, xh, xw, mask_c, UP)
-        x7 = _load(x, row + 1, cols, offs_c, H, W, xh, xw, mask_c, UP)
-        x8 = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, UP)
-        grad = _load(dy, row, cols, offs_c, H, W, dh, dw, mask_c, 1)
+        t6 = _load(x, row + 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
+        t7 = _load(x, row + 1, cols, offs_c, H, W, xh, xw, mask_c, shift)
+        t8 = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
+        grad = _load(dy, row, cols, offs_c, H, W, dh, dw, mask_c, 0)
         if GELU:
-            pre = x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3 + x4 * w4 + x5 * w5 + x6 * w6 + x7 * w7 + x8 * w8
+            pre = t0 * w0 + t1 * w1 + t2 * w2 + t3 * w3 + t4 * w4 + t5 * w5 + t6 * w6 + t7 * w7 + t8 * w8
             density = tl.exp(-0.5 * pre * pre) * 0.3989422804014327
             grad *= 0.5 * (1.0 + tl.erf(pre * 0.7071067811865476)) + pre * density
             ok = (cols < W) & (row < H)
@@ -145,22 +188,22 @@ def _gradient_kernel(
                 grad.to(g.dtype.element_ty),
                 mask=ok[:, None] & mask_c[None, :],
             )
-        s0 += grad * x0
-        s1 += grad * x1
-        s2 += grad * x2
-        s3 += grad * x3
-        s4 += grad * x4
-        s5 += grad * x5
-        s6 += grad * x6
-        s7 += grad * x7
-        s8 += grad * x8
-        x0 = x3
-        x1 = x4
-        x2 = x5
-        x3 = x6
-        x4 = x7
-        x5 = x8
-    out = partial + tile.to(tl.int64) * 9 * C + offs_c
+        s0 += grad * t0
+        s1 += grad * t1
+        s2 += grad * t2
+        s3 += grad * t3
+        s4 += grad * t4
+        s5 += grad * t5
+        s6 += grad * t6
+        s7 += grad * t7
+        s8 += grad * t8
+        t0 = t3
+        t1 = t4
+        t2 = t5
+        t3 = t6
+        t4 = t7
+        t5 = t8
+    out = partial + tile.to(tl.int64) * 9 * C + base + offs_c
     tl.store(out, tl.sum(s0, 0), mask=mask_c)
     tl.store(out + C, tl.sum(s1, 0), mask=mask_c)
     tl.store(out + 2 * C, tl.sum(s2, 0), mask=mask_c)
@@ -172,67 +215,73 @@ def _gradient_kernel(
     tl.store(out + 8 * C, tl.sum(s8, 0), mask=mask_c)
 
 
-def _blocks(height: int, width: int, channels: int, *, gradient: bool) -> dict[str, int]:
+def _blocks(height: int, width: int, parts: Sequence[Tensor], *, gradient: bool) -> dict[str, int]:
     """Rows, columns and channels of a program, and its warps: 4 elements a thread, 8 bytes in bf16."""
     rows = 7 if height % 7 == 0 else 8
-    if gradient and height >= 14:
-        rows *= 2  # fewer partial sums of the weight gradient
-    bw = 8 if width <= 8 or 8 < width <= 24 else 16
-    bc = 64 if channels % 64 == 0 else 32
+    if gradient:  # a loop, not unrolled: longer strips give fewer partial sums of the weight gradient
+        rows = min(height, rows * 4)
+    bw = 8 if width <= 24 else 16 if width % 16 == 0 else 8
+    bc = 64 if all(part.shape[3] % 64 == 0 for part in parts) else 32
     return {"ROWS": rows, "BW": bw, "BC": bc, "num_warps": max(1, bw * bc // 128)}
 
 
-def _launch(x: Tensor, weight: Tensor, y: Tensor, *, up: int, gelu: bool, residual: bool, flip: bool) -> None:
-    batch, height, width, channels = y.shape
-    blocks = _blocks(height, width, channels, gradient=False)
-    tiles = batch * triton.cdiv(height, blocks["ROWS"]) * triton.cdiv(width, blocks["BW"])
-    _depthwise_kernel[(tiles * triton.cdiv(channels, blocks["BC"]),)](
-        x, weight, y, height, width, channels, *x.stride()[:3], *y.stride()[:3],
-        UP=up, GELU=gelu, RESIDUAL=residual, FLIP=flip, **blocks,
+def _arguments(parts: Sequence[Tensor], height: int) -> tuple[list[Tensor], list[int]]:
+    """Three pointers, and channels, strides and shifts of three parts (the last repeated where there are fewer)."""
+    three = [*parts, *[parts[-1]] * (MAX_PARTS - len(parts))]
+    channels = [part.shape[3] for part in three]
+    strides = [part.stride(axis) for axis in range(3) for part in three]
+    return three, [*channels, *strides, *[int(part.shape[1] != height) for part in three[1:]]]
+
+
+def _grid(batch: int, height: int, width: int, parts: Sequence[Tensor], blocks: dict[str, int]) -> tuple[int, int]:
+    """Spatial tiles, and programs."""
+    tiles = batch * cdiv(height, blocks["ROWS"]) * cdiv(width, blocks["BW"])
+    return tiles, tiles * sum(cdiv(part.shape[3], blocks["BC"]) for part in parts)
+
+
+def _launch(parts: Sequence[Tensor], weight: Tensor, y: Tensor, *, gelu: bool, residual: bool, flip: bool) -> Tensor:
+    batch, height, width, _ = y.shape
+    blocks = _blocks(height, width, parts, gradient=False)
+    pointers, numbers = _arguments(parts, height)
+    launch(_depthwise_kernel, (_grid(batch, height, width, parts, blocks)[1],),
+        *pointers, weight, y, height, width, *numbers, *y.stride()[:3],
+        PARTS=len(parts), GELU=gelu, RESIDUAL=residual, FLIP=flip, **blocks,
     )  # fmt: skip
-
-
-def _ranges(parts: list[Tensor]) -> list[tuple[int, int]]:
-    ends, total = [], 0
-    for part in parts:
-        ends.append((total, total + part.shape[3]))
-        total += part.shape[3]
-    return ends
-
-
-def depthwise_forward(parts: list[Tensor], weight: Tensor, epilogue: str) -> Tensor:
-    """The Triton forward; arguments as checked by `depthwise_conv2d`."""
-    batch, height, width, _ = parts[0].shape
-    y = parts[0].new_empty((batch, height, width, weight.shape[0]))
-    for part, (start, end) in zip(parts, _ranges(parts), strict=True):
-        _launch(
-            part, weight[start:end], y[..., start:end], up=height // part.shape[1],
-            gelu=epilogue == "gelu", residual=epilogue == "residual", flip=False,
-        )  # fmt: skip
     return y
 
 
-def depthwise_backward(dy: Tensor, parts: list[Tensor], weight: Tensor, epilogue: str) -> list[Tensor]:
-    """Gradients of the parts, then of the weight (fp32 sums, in the weight's dtype)."""
-    batch, height, width, _ = parts[0].shape
-    gelu, residual = epilogue == "gelu", epilogue == "residual"
-    grads, weight_grads = [], []
-    for part, (start, end) in zip(parts, _ranges(parts), strict=True):
-        channels, up = end - start, height // part.shape[1]
-        dy_part, weight_part = dy[..., start:end], weight[start:end]
-        g = torch.empty((batch, height, width, channels), dtype=dy.dtype, device=dy.device) if gelu else dy_part
-        blocks = _blocks(height, width, channels, gradient=True)
-        tiles = batch * triton.cdiv(height, blocks["ROWS"]) * triton.cdiv(width, blocks["BW"])
-        partial = torch.empty((tiles, 9, channels), dtype=torch.float32, device=dy.device)
-        _gradient_kernel[(tiles * triton.cdiv(channels, blocks["BC"]),)](
-            part, weight_part, dy_part, g, partial, height, width, channels,
-            *part.stride()[:3], *dy_part.stride()[:3], *g.stride()[:3], UP=up, GELU=gelu, **blocks,
-        )  # fmt: skip
-        weight_grads.append(partial.sum(0).t())  # (C_i, 9)
-        dx = torch.empty((batch, height, width, channels), dtype=part.dtype, device=dy.device)
-        _launch(g, weight_part, dx, up=1, gelu=False, residual=residual, flip=True)
-        if up == 2:  # nearest upsampling copies each pixel to 2x2
-            dx = dx.view(batch, height // 2, 2, width // 2, 2, channels).sum((2, 4), dtype=torch.float32).to(part.dtype)
-        grads.append(dx)
-    grads.append(torch.cat(weight_grads).view(weight.shape).to(weight.dtype))
+def depthwise_forward(parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> Tensor:
+    """The Triton forward; arguments as checked by `depthwise_conv2d`."""
+    y = parts[0].new_empty((*parts[0].shape[:3], weight.shape[0]))
+    return _launch(parts, weight, y, gelu=epilogue == "gelu", residual=epilogue == "residual", flip=False)
+
+
+def depthwise_backward(dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> tuple[Tensor, Tensor]:
+    """Gradient of the concatenated, upsampled input (B, H, W, C), and of the weight (fp32 sums, in its dtype)."""
+    batch, height, width, channels = dy.shape
+    gelu = epilogue == "gelu"
+    g = torch.empty_like(dy) if gelu else dy
+    blocks = _blocks(height, width, parts, gradient=True)
+    pointers, numbers = _arguments(parts, height)
+    tiles, programs = _grid(batch, height, width, parts, blocks)
+    partial = torch.empty((tiles, 9, channels), dtype=torch.float32, device=dy.device)
+    launch(_gradient_kernel, (programs,),
+        *pointers, weight, dy, g, partial, channels, height, width, *numbers, *dy.stride()[:3], *g.stride()[:3],
+        PARTS=len(parts), GELU=gelu, **blocks,
+    )  # fmt: skip
+    dx = torch.empty(dy.shape, dtype=parts[0].dtype, device=dy.device)
+    _launch([g], weight, dx, gelu=False, residual=epilogue == "residual", flip=True)
+    return dx, partial.sum(0).t().reshape(weight.shape).to(weight.dtype)
+
+
+def part_gradients(dx: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """The concatenation's gradient, cut up; a part that was upsampled gets the sum over each 2x2.
+
+    With several parts all but the first two are copied: cuDNN's attention backward (torch 2.11) gives wrong gradients,
+    silently, for a strided slice, and iFormer's third part comes from attention.
+    """
+    grads = []
+    for i, (part, grad) in enumerate(zip(parts, dx.split([part.shape[3] for part in parts], dim=3), strict=True)):
+        grad = grad if part.shape == grad.shape else pool_2x2(grad, scale=1.0)
+        grads.append(grad if i < 2 else grad.contiguous())
     return grads

@@ -1,7 +1,7 @@
 """3x3 max-pooling, stride 1, of channels-last maps.
 
 torch's channels-last kernel writes an 8-byte index beside every 2-byte value and, asked to pool a slice of channels,
-copies it first. Here a slice is read in place and the index is one byte, written only when a gradient will be asked for.
+copies it first. Here a slice is read in place; the index is one byte, written only when a gradient will be asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def max_pool3x3(x: Tensor, *, backend: str = AUTO) -> Tensor:
-    """Maximum over 3x3 windows, stride 1, padding 1 (not counted). On a tie the first in row-major order gets the gradient.
+    """Maximum over 3x3 windows, stride 1, padding 1 (not counted).
+
+    Among equals the first in row-major order has the gradient.
 
     Args:
         x: (B, H, W, C); a slice of channels is read in place.
@@ -37,9 +39,13 @@ def max_pool3x3(x: Tensor, *, backend: str = AUTO) -> Tensor:
 
 
 def _run_triton(x: Tensor) -> Tensor:
-    from hybridzoo.ops.max_pool3x3.custom_op import max_pool3x3_op
+    from hybridzoo.ops.max_pool3x3.custom_op import MaxPool3x3, max_pool3x3_op
+    from hybridzoo.ops.max_pool3x3.triton import max_pool_forward
 
-    return max_pool3x3_op(x, torch.is_grad_enabled() and x.requires_grad)[0]
+    grad = torch.is_grad_enabled() and x.requires_grad
+    if torch.compiler.is_compiling():
+        return max_pool3x3_op(x, grad)[0]
+    return MaxPool3x3.apply(x) if grad else max_pool_forward(x, save_taps=False)[0]
 
 
 def _supports_triton(call: Call) -> str | None:

@@ -1,4 +1,4 @@
-"""`max_pool3x3` as torch.library operators, with fake and autograd."""
+"""`max_pool3x3` with autograd: a torch.library operator for graphs, a Function for eager calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _(x, save_taps):
 
 @torch.library.custom_op("hybridzoo::max_pool3x3_backward", mutates_args=())
 def max_pool3x3_backward_op(dy: Tensor, taps: Tensor) -> Tensor:
-    return max_pool_backward(dy if dy.stride(3) == 1 else dy.contiguous(), taps)
+    return max_pool_backward(_unit_stride(dy), taps)
 
 
 @max_pool3x3_backward_op.register_fake
@@ -39,3 +39,21 @@ def _backward(ctx, dy, _):
 
 
 max_pool3x3_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class MaxPool3x3(torch.autograd.Function):
+    """Eager form: same kernels."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y, taps = max_pool_forward(x, ctx.needs_input_grad[0])
+        ctx.save_for_backward(taps)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        return max_pool_backward(_unit_stride(dy), *ctx.saved_tensors)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridzoo.ops._launch import cdiv, launch
+
 
 @triton.jit
 def _load(x, row, cols, offs_c, H, W, sh, sw, mask_c, OTHER: tl.constexpr):
@@ -109,8 +111,8 @@ def _blocks(height: int, width: int, channels: int) -> dict[str, int]:
 
 def _grid(shape: torch.Size, blocks: dict[str, int]) -> tuple[int]:
     batch, height, width, channels = shape
-    tiles = batch * triton.cdiv(height, blocks["ROWS"]) * triton.cdiv(width, blocks["BW"])
-    return (tiles * triton.cdiv(channels, blocks["BC"]),)
+    tiles = batch * cdiv(height, blocks["ROWS"]) * cdiv(width, blocks["BW"])
+    return (tiles * cdiv(channels, blocks["BC"]),)
 
 
 def max_pool_forward(x: Tensor, save_taps: bool) -> tuple[Tensor, Tensor]:
@@ -118,8 +120,16 @@ def max_pool_forward(x: Tensor, save_taps: bool) -> tuple[Tensor, Tensor]:
     y = x.new_empty(x.shape)
     taps = torch.empty(x.shape if save_taps else (0,), dtype=torch.uint8, device=x.device)
     blocks = _blocks(*x.shape[1:])
-    _forward_kernel[_grid(x.shape, blocks)](
-        x, y, taps if save_taps else y, *x.shape[1:], *x.stride()[:3], SAVE=save_taps, **blocks
+    launch(
+        _forward_kernel,
+        _grid(x.shape, blocks),
+        x,
+        y,
+        taps if save_taps else y,
+        *x.shape[1:],
+        *x.stride()[:3],
+        SAVE=save_taps,
+        **blocks,
     )
     return y, taps
 
@@ -128,5 +138,5 @@ def max_pool_backward(dy: Tensor, taps: Tensor) -> Tensor:
     """Each window's gradient goes to the tap that won it; a gather, so the result does not depend on timing."""
     dx = torch.empty(taps.shape, dtype=dy.dtype, device=dy.device)
     blocks = _blocks(*taps.shape[1:])
-    _backward_kernel[_grid(taps.shape, blocks)](dy, taps, dx, *taps.shape[1:], *dy.stride()[:3], **blocks)
+    launch(_backward_kernel, _grid(taps.shape, blocks), dy, taps, dx, *taps.shape[1:], *dy.stride()[:3], **blocks)
     return dx

@@ -34,6 +34,7 @@ class Settings:
         batch_size: rows a call.
         image_size: side of the images; the model's own if None.
         compile: through `torch.compile` with this mode ("default", "max-autotune-no-cudagraphs", ...); None is eager.
+        graph: replay the call, in training the whole step, as one CUDA graph: no work on the host, the device alone.
         channels_last: images and convolution weights in the channels_last memory format.
         seconds: about how long each measurement lasts.
         device: where.
@@ -44,6 +45,7 @@ class Settings:
     batch_size: int = 256
     image_size: int | None = None
     compile: str | None = None
+    graph: bool = False
     channels_last: bool = True
     seconds: float = 1.0
     device: str = "cuda"
@@ -53,6 +55,8 @@ class Settings:
             raise ConfigError(unknown("mode", self.mode, MODES))
         if self.dtype not in DTYPES:
             raise ConfigError(unknown("dtype", self.dtype, DTYPES))
+        if self.graph and not self.device.startswith("cuda"):
+            raise ConfigError(f"graph=True needs a CUDA device, not {self.device!r}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size}: give at least 1")
         if self.image_size is not None and self.image_size < 1:
@@ -115,7 +119,10 @@ def _logits(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-def count_gmacs(model: nn.Module, call: Callable[[], Any]) -> float:
+_gmacs: dict[tuple[str, int | None], float] = {}  # counted once per model and size
+
+
+def count_gmacs(call: Callable[[], Any]) -> float:
     """Multiply-accumulates of one sample, in units of 1e9, by torch's counter; `call` runs a batch of one."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -148,15 +155,33 @@ def benchmark(name: str, settings: Settings) -> dict[str, Any]:
     if settings.mode == "infer":
         model.eval()
         with torch.inference_mode():
-            timing = measure(forward, device, seconds=settings.seconds)
+            timing = measure(_captured(forward, settings), device, seconds=settings.seconds)
     else:
-        timing = measure(_train_step(model, forward, settings, device), device, seconds=settings.seconds)
+        step = _train_step(model, forward, settings, device)
+        timing = measure(_captured(step, settings), device, seconds=settings.seconds)
     return row | _numbers(timing, inputs, settings, device)
+
+
+def _captured(call: Callable[[], Any], settings: Settings) -> Callable[[], Any]:
+    """`call`, or the replay of a CUDA graph of it."""
+    if not settings.graph:
+        return call
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def _train_step(model: nn.Module, forward: Callable, settings: Settings, device: torch.device) -> Callable[[], Any]:
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True if device.type == "cuda" else None)
+    fused = True if device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, capturable=settings.graph)
     state: dict[str, Tensor] = {}
 
     def step() -> Tensor:
@@ -174,13 +199,15 @@ def _train_step(model: nn.Module, forward: Callable, settings: Settings, device:
 
 def _describe(name: str, model: nn.Module, settings: Settings) -> dict[str, Any]:
     one = Settings(mode="infer", dtype="fp32", batch_size=1, image_size=settings.image_size, device="cpu")
-    meta = model.eval()
-    inputs = _inputs(meta, one, torch.device("cpu"), torch.float32)
-    gmacs = count_gmacs(meta, lambda: meta(inputs[""]) if "" in inputs else meta(**inputs))
+    known = (name, settings.image_size)
+    if known not in _gmacs:
+        model.eval()
+        inputs = _inputs(model, one, torch.device("cpu"), torch.float32)
+        _gmacs[known] = count_gmacs(lambda: model(inputs[""]) if "" in inputs else model(**inputs))
     return {
         "model": name,
         "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-        f"{settings.mode}_gmacs": round(gmacs, 3),
+        f"{settings.mode}_gmacs": round(_gmacs[known], 3),
     }
 
 
@@ -197,7 +224,7 @@ def _numbers(timing: Timing, inputs: dict, settings: Settings, device: torch.dev
         f"{p}_img_size": first.shape[-1] if first.ndim == 4 else None,
         "repeats": timing.repeats,
         "dtype": settings.dtype,
-        "compile": settings.compile,
+        "compile": "graph" if settings.graph else settings.compile,
         "channels_last": settings.channels_last,
         "peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None,
     }
@@ -230,8 +257,8 @@ def summary(row: dict[str, Any]) -> str:
         return f"{row['mode']:5s} {row['model']:44s} {row['error']}"
     p = row["mode"]
     memory = f"  {row['peak_memory_mb']:8.0f} MB" if row["peak_memory_mb"] is not None else ""
-    how = f"{row['dtype']}{' compile' if row['compile'] else ''}"
+    how = f"{row['dtype']} {row['compile'] or 'eager'}"
     return (
-        f"{p:5s} {row['model']:44s} {how:12s} B{row[f'{p}_batch_size']:<4d} {row[f'{p}_samples_per_sec']:10.1f}/s "
+        f"{p:5s} {row['model']:44s} {how:20s} B{row[f'{p}_batch_size']:<4d} {row[f'{p}_samples_per_sec']:10.1f}/s "
         f"{row[f'{p}_step_time']:9.2f} ms{memory}"
     )

@@ -101,7 +101,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _models(document: dict[str, Any]) -> list[str]:
-    """One table per setting (mode, dtype, batch, size, compile), fastest first; the ratio is to the run's first model."""
+    """One table per setting (mode, dtype, batch, size, compile), fastest first; the ratio is to its first model."""
     groups: dict[tuple, list[dict]] = {}
     failed = [row for row in document["rows"] if "error" in row]
     for row in document["rows"]:
@@ -113,7 +113,7 @@ def _models(document: dict[str, Any]) -> list[str]:
     for (p, dtype, batch, size, compiled), rows in groups.items():
         ours = rows[0]
         what = "Inference" if p == "infer" else "Training step"
-        how = f"`torch.compile` ({compiled})" if compiled else "eager"
+        how = "CUDA graph" if compiled == "graph" else f"`torch.compile` ({compiled})" if compiled else "eager"
         lines += [f"**{what}**, {dtype}, {how}, batch {batch}" + (f", {size} px" if size else ""), ""]
         body = []
         for row in sorted(rows, key=lambda r: -r[f"{p}_samples_per_sec"]):

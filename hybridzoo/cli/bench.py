@@ -24,7 +24,7 @@ def models(
     train_batch_size: Annotated[int | None, typer.Option(help="Rows of a training step; half of the above.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the images; the model's own if left out.")] = None,
     compile: Annotated[
-        list[str] | None, typer.Option(help="eager, or a torch.compile mode such as default; repeatable.")
+        list[str] | None, typer.Option(help="eager, graph (CUDA graph), or a torch.compile mode; repeatable.")
     ] = None,
     channels_last: Annotated[bool, typer.Option(help="Memory format of images and convolutions.")] = True,
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 1.0,
@@ -49,7 +49,8 @@ def models(
             dtype=dtype,
             batch_size=batch_size if m == "infer" else (train_batch_size or max(1, batch_size // 2)),
             image_size=image_size,
-            compile=None if c == "eager" else c,
+            compile=None if c in ("eager", "graph") else c,
+            graph=c == "graph",
             channels_last=channels_last,
             seconds=seconds,
             device=where,
@@ -57,9 +58,12 @@ def models(
         for c in (compile or ["eager"])
         for m in (mode or ["infer"])
     ]
-    rows = benchmark_all(every, settings, log=typer.echo)
+    rows: list[dict] = []
+    for setting in settings:
+        rows += benchmark_all(every, [setting], log=typer.echo)
+        if out is not None:  # after each setting, so that an interruption loses little
+            write_json(out, "models", rows, torch.device(where), title=title)
     if out is not None:
-        write_json(out, "models", rows, torch.device(where), title=title)
         typer.echo(f"wrote {out}")
     if all("error" in row for row in rows):
         raise typer.Exit(1)

@@ -104,8 +104,10 @@ class IFormerForImageClassification(ZooModel):
         # Reading values would stop a compiled graph and wait for a GPU; there, torch's own check speaks.
         if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
             low, high = int(labels.min()), int(labels.max())
-            if high >= self.num_labels or (low < 0 and low != -100):
-                raise InputError(f"labels run from {low} to {high}; this model has classes 0 to {self.num_labels - 1}")
+            if high >= self.iformer.num_classes or (low < 0 and low != -100):
+                raise InputError(
+                    f"labels run from {low} to {high}; this model has classes 0 to {self.iformer.num_classes - 1}"
+                )
         return F.cross_entropy(logits, labels.long())
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class IFormerForImageClassification(ZooModel):
         shape = (batch_size, self.config.num_channels, self.config.image_size, self.config.image_size)
         inputs = {"pixel_values": torch.randn(shape, generator=generator).to(weight.device, weight.dtype)}
         if labels:
-            inputs["labels"] = (torch.arange(batch_size) % self.num_labels).to(weight.device)
+            inputs["labels"] = (torch.arange(batch_size) % self.iformer.num_classes).to(weight.device)
         return inputs
 
     def layer_groups(self) -> list[list[str]]:

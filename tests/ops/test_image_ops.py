@@ -1,0 +1,67 @@
+"""Channels-last image ops: kernels against their torch definitions, bad calls, gradients of slices."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops.add_layer_norm import add_layer_norm
+from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
+from hybridzoo.ops.bias_gelu import bias_gelu
+from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
+from hybridzoo.ops.max_pool3x3 import max_pool3x3
+from hybridzoo.ops.scaled_residual import scaled_residual
+
+OPS = ["depthwise_conv2d", "max_pool3x3", "avg_pool2x2", "bias_gelu", "add_layer_norm", "scaled_residual"]
+X = torch.zeros(2, 6, 4, 8)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_kernels_match_the_definition(op):
+    """Outputs and gradients in Triton's interpreter with poisoned memory, and the operator's fake and autograd."""
+    pytest.importorskip("triton")
+    command = [sys.executable, str(Path(__file__).with_name("_image_kernels.py")), op]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    results = json.loads(process.stdout.splitlines()[-1])
+    assert len(results) >= 4
+    assert not any(results.values()), results
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: depthwise_conv2d(X, torch.zeros(4, 1, 3, 3)), r"8 channels need \(8, 1, 3, 3\)"),
+        (lambda: depthwise_conv2d(X[0], torch.zeros(8, 1, 3, 3)), r"\(B, H, W, C\)"),
+        (lambda: depthwise_conv2d([X, X.bfloat16()], torch.zeros(16, 1, 3, 3)), "one batch size and dtype"),
+        (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), epilogue="relu"), "none, gelu, residual"),
+        (lambda: max_pool3x3(X.long()), "floating-point"),
+        (lambda: avg_pool2x2(X[:, :1]), "H >= 2"),
+        (lambda: bias_gelu(X, torch.zeros(7)), r"bias \(C,\)"),
+        (lambda: add_layer_norm(X, X[:1], torch.zeros(8), torch.zeros(8)), "one shape"),
+        (lambda: add_layer_norm(X, None, torch.zeros(7), torch.zeros(8)), "weight has shape"),
+        (lambda: add_layer_norm(X, None, torch.zeros(8), torch.zeros(8), scale=torch.zeros(8)), "y is None"),
+        (lambda: add_layer_norm(X, X, torch.zeros(8), torch.zeros(8), row_scale=torch.zeros(3)), "batch of 2"),
+        (lambda: scaled_residual(X, X[:, :3]), "cannot be added"),
+        (lambda: scaled_residual(X, X[:1], scale=torch.zeros(8)), "batch size"),
+    ],
+)
+def test_bad_calls(call, text):
+    with pytest.raises(InputError, match=text):
+        call()
+
+
+def test_depthwise_reads_slices_and_half_sized_parts():
+    torch.manual_seed(0)
+    whole, small = torch.randn(2, 6, 4, 12), torch.randn(2, 3, 2, 4)
+    weight = torch.randn(12, 1, 3, 3)
+    parts = [whole[..., 2:6], whole[..., 7:11], small]
+    joined = torch.cat([*parts[:2], small.repeat_interleave(2, 1).repeat_interleave(2, 2)], dim=3)
+    want = joined + depthwise_conv2d(joined, weight)
+    torch.testing.assert_close(depthwise_conv2d(parts, weight, epilogue="residual"), want)

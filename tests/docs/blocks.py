@@ -57,13 +57,19 @@ def blocks(path: Path) -> list[Block]:
             Block(
                 path=path,
                 line=text.count("\n", 0, match.start()) + 1,
-                language=match["language"].lower(),
+                language=match["language"].lower() or ("console" if _only_commands(code) else ""),
                 code=code,
                 not_run=reason if word == "not run" else "",
                 needs=reason if word == "needs" else "",
             )
         )
     return found
+
+
+def _only_commands(code: str) -> bool:
+    """Whether a block without a language shows calls of `hybridzoo`, one a line, and nothing else."""
+    lines = [line for line in code.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    return bool(lines) and all(line.startswith("hybridzoo ") for line in lines)
 
 
 def commands(block: Block) -> list[list[str]]:

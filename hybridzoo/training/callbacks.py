@@ -26,7 +26,8 @@ class Ema:
 
     Args:
         model: the plain model; its present values are the first average.
-        decay: average = decay * average + (1 - decay) * value, after every update.
+        decay: average = decay * average + (1 - decay) * value, after every update. After n
+            updates (1 + n) / (10 + n) is used where that is smaller, so that the random start is forgotten within the first epoch.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -34,11 +35,12 @@ class Ema:
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take the model's present values into the average."""
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take the model's present values into the average; `step` updates were taken before."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         pairs = [(self.state[k], v.detach()) for k, v in model.state_dict().items()]
         floats = [(e, v) for e, v in pairs if e.is_floating_point()]
-        torch._foreach_lerp_([e for e, _ in floats], [v for _, v in floats], 1 - self.decay)
+        torch._foreach_lerp_([e for e, _ in floats], [v for _, v in floats], 1 - decay)
         for e, v in pairs:
             if not e.is_floating_point():
                 e.copy_(v)

@@ -155,21 +155,19 @@ def test_metrics_are_scikit_learns():
 
 def test_ema_is_the_weighted_sum_of_all_values():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    ema, decay = Ema(model, 0.7), 0.7
-    first = model[0].weight.detach().clone()
-    values = []
-    for step in range(4):
+    ema = Ema(model, 0.35)
+    expected = model[0].weight.detach().clone()
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 4 / 13, 0.35, 0.35]):  # rises to 0.35 and stays there
         with torch.no_grad():
             model[0].weight.fill_(step + 1.0)
             model[1].num_batches_tracked.fill_(step)
-        ema.update(model)
-        values.append(step + 1.0)
-    expected = decay**4 * first + sum((1 - decay) * decay ** (3 - i) * v for i, v in enumerate(values))
+        ema.update(model, step)
+        expected = decay * expected + (1 - decay) * (step + 1.0)
     assert torch.allclose(ema.state["0.weight"], expected)
-    assert ema.state["1.num_batches_tracked"].item() == 3
+    assert ema.state["1.num_batches_tracked"].item() == 5
     with ema.applied(model):
         assert torch.equal(model[0].weight, ema.state["0.weight"])
-    assert torch.equal(model[0].weight, torch.full((2, 2), 4.0))
+    assert torch.equal(model[0].weight, torch.full((2, 2), 6.0))
 
 
 def test_guard_names_the_first_bad_step_only_when_it_looks():

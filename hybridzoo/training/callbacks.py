@@ -27,7 +27,7 @@ class Ema:
     Args:
         model: the plain model; its present values are the first average.
         decay: average = decay * average + (1 - decay) * value, after every update. After n
-            updates (1 + n) / (10 + n) is used where that is smaller, so that the random start is forgotten within the first epoch.
+            updates (1 + n) / (10 + n) is used where that is smaller, so that the random start is soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -42,7 +43,9 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """`git describe`-like: the commit, with "+" when tracked files differ from it."""
+    """The commit, with "+" when tracked files differ from it; HYBRIDZOO_COMMIT where the sources travel without git."""
+    if os.environ.get("HYBRIDZOO_COMMIT"):
+        return os.environ["HYBRIDZOO_COMMIT"]
     here = Path(__file__).parent
     try:
         commit = subprocess.run(

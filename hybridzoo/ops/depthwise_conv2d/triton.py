@@ -277,8 +277,8 @@ def depthwise_backward(dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epil
 def part_gradients(dx: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     """The concatenation's gradient, cut up; a part that was upsampled gets the sum over each 2x2.
 
-    With several parts all but the first two are copied: cuDNN's attention backward (torch 2.11) gives wrong gradients,
-    silently, for a strided slice, and iFormer's third part comes from attention.
+    The third is copied, so that it is dense: iFormer's comes from attention, whose cuDNN backward has taken the strides
+    of the incoming gradient for those of the output (pytorch #138354); as a slice it gave wrong gradients in bf16.
     """
     grads = []
     for i, (part, grad) in enumerate(zip(parts, dx.split([part.shape[3] for part in parts], dim=3), strict=True)):

@@ -1,6 +1,6 @@
 """Result files, schema v1: one JSON per run, never edited.
 
-    eval/results/<task>/<model[.tag]>/<YYYYMMDD-HHMMSS>-<commit8>.json     measured here
+    eval/results/<task>/<model[.tag]>/<YYYYMMDD-HHMMSS>-<commit8>[-seed<N>].json  measured here
     eval/results/<task>/<model[.tag]>/paper[-<word>].json                  printed in a paper or by its authors
 
 A correction is a new file that names the old one in `supersedes`. Light to import: no torch, no numpy.
@@ -27,7 +27,7 @@ TRACKS = ("full", "subset", "mini")
 UNITS = ("%", "", "nats", "mm", "px")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}Z)?")
-FILE_NAME = re.compile(r"(\d{8}-\d{6}-[0-9a-z]{8}(-\d+)?|paper(-[a-z0-9_-]+)?)\.json")
+FILE_NAME = re.compile(r"(\d{8}-\d{6}-[0-9a-z]{8}(-seed\d+)?(-\d+)?|paper(-[a-z0-9_-]+)?)\.json")
 NO_COMMIT = "nocommit"
 
 
@@ -295,6 +295,8 @@ class Result:
         else:
             commit = (self.run.git_commit or NO_COMMIT)[:8]
             name = f"{self.run.date.replace('-', '').replace(':', '').replace('T', '-').rstrip('Z')}-{commit}"
+            if self.run.training_seed is not None:  # seeds that train side by side end within the same second
+                name += f"-seed{self.run.training_seed}"
         return results / self.task.name / self.model.full_name / f"{name}.json"
 
 

@@ -69,7 +69,7 @@ def environment(info: Any, world_size: int) -> dict[str, Any]:
         **git_commit(),
         "versions": versions() | {"torch": torch.__version__},  # with its build, e.g. +cu130
         "machine": {
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "devices": devices or ["cpu"],
             "cpus": os.cpu_count(),
             "cuda": torch.version.cuda,

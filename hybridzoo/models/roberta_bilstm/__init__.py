@@ -1,6 +1,9 @@
 """RoBERTa-BiLSTM: registration only; neither torch nor transformers is imported here."""
 
-from hybridzoo.registry import Family, register_family, register_model
+from collections.abc import Mapping
+from typing import Any
+
+from hybridzoo.registry import Family, Weights, register_family, register_model
 
 register_family(
     Family(
@@ -44,8 +47,8 @@ TEST = {**MINI, "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "i
 LINEAR = {"cell": "none", "head_hidden_size": 0}
 
 
-def _register(name: str, summary: str, **config) -> None:
-    register_model(name, family="roberta_bilstm", config=config, summary=summary)
+def _register(name: str, summary: str, tags: Mapping[str, Weights] | None = None, **config: Any) -> None:
+    register_model(name, family="roberta_bilstm", config=config, summary=summary, tags=tags)
 
 
 _register("roberta_bilstm_base", "roberta-base + BiLSTM 256, masked mean, any length up to 512")
@@ -71,6 +74,13 @@ _register("roberta_linear_minilm", "baseline: MiniLM-L6, masked mean, one linear
 _register(
     "roberta_bilstm_mini",
     "small RoBERTa (128 wide, 3 layers) + BiLSTM 96, made to be trained from scratch in minutes",
+    tags={
+        "vader": Weights(
+            uri="checkpoints:roberta_bilstm_mini",
+            license="Apache-2.0",
+            source="checkpoints/roberta_bilstm_mini/README.md",
+        )
+    },
     encoder={**MINI, "num_hidden_layers": 3},
     lstm_hidden_size=96,
     head_hidden_size=64,

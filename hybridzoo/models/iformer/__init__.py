@@ -56,7 +56,17 @@ for _size, (_config, _top1_224, _top1_384) in _PUBLISHED.items():
         )
 
 register_model("iformer_test", family="iformer", config=TEST, summary="tiny random network for tests")
-register_model("iformer_mini", family="iformer", config=MINI, summary="28x28 grey images, for Fashion-MNIST")
+register_model(
+    "iformer_mini",
+    family="iformer",
+    config=MINI,
+    summary="28x28 grey images, for Fashion-MNIST",
+    tags={
+        "fashion_mnist": Weights(
+            uri="checkpoints:iformer_mini", license="Apache-2.0", source="checkpoints/iformer_mini/README.md"
+        )
+    },
+)
 register_model(
     "iformer_mini_attention",
     family="iformer",

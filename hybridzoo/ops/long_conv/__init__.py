@@ -1,4 +1,4 @@
-"""`long_conv`: depthwise convolution with kernels as long as the sequence, by FFT (exported graphs: a Toeplitz product).
+"""`long_conv`: depthwise convolution with kernels as long as the sequence, by FFT (exported: a Toeplitz product).
 
 Backends: `torch` (the definition).
 """

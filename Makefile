@@ -33,6 +33,7 @@ lint: $(VENV)/.dev  ## ruff: style and formatting
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/.dev  ## pyright over the package
+	rm -rf build/types && mkdir -p build/types && cp -r hybridzoo build/types/ && cp -r eval recipes checkpoints build/types/hybridzoo/
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 generated: $(VENV)/.dev  ## fail when a generated table or the leaderboard is stale, or a score not reproducible

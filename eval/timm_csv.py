@@ -47,7 +47,7 @@ def append_row(result: Result, path: Path) -> None:
     if before and tuple(next(csv.reader([before.splitlines()[0]]))) != COLUMNS:
         raise DataError(f"{path} has other columns than timm's ({', '.join(COLUMNS)}); give another file")
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(buffer, list(COLUMNS), lineterminator="\n")
     if not before:
         writer.writeheader()
     writer.writerow(row)

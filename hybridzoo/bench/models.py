@@ -98,9 +98,9 @@ def build(name: str, image_size: int | None = None) -> nn.Module:
     return build_model(name)
 
 
-def _inputs(model: nn.Module, settings: Settings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def _inputs(model: Any, settings: Settings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Example inputs of a zoo model; random images for a plain module. Under the key "" they are passed by position."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     size, channels = settings.image_size, getattr(model, "in_chans", 3)
     if hasattr(model, "example_inputs") and not hasattr(config, "image_size"):
         return {k: v.to(device) for k, v in model.example_inputs(settings.batch_size).items()}

@@ -1,4 +1,4 @@
-"""The `hybridzoo` command. One file a command; each defines `register(app)` and imports torch only inside its function."""
+"""The `hybridzoo` command. One file a command; each defines `register(app)`, and imports torch inside its function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import typer
 
 app = typer.Typer(
     name="hybridzoo",
-    help="Hybrid architectures behind one command: list, train, evaluate, compare. `hybridzoo COMMAND --help` teaches each.",
+    help="Hybrid architectures behind one command: list, train, evaluate, compare. "
+    "`hybridzoo COMMAND --help` teaches each.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

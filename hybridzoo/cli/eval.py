@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,7 +66,7 @@ def eval_command(
     from hybridzoo.eval.metrics.plots import save_confusion_matrix
 
     plain_warnings()
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if tokenizer is not None:
         from transformers import AutoTokenizer
 

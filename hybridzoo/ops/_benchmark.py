@@ -9,7 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,11 +85,11 @@ def _scan(batch: int, length: int, channels: int, n: int, groups: int, dtype: to
         leaves = [x.requires_grad_() for x in (u, dt, A, B, C, D, bias, z) if x is not None]
 
         def ours(name: str) -> Tensor:
-            return selective_scan(u, dt, A, B, C, D, z, bias, dt_softplus=True, backend=name)
+            return cast(Tensor, selective_scan(u, dt, A, B, C, D, z, bias, dt_softplus=True, backend=name))
 
         yield from _ours("selective_scan", ours, leaves, device)
         if device == "cuda" and machine_obstacle(mamba_ssm.SYMBOL) is None:
-            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # pyright: ignore[reportMissingImports]
 
             def last(x: Tensor | None) -> Tensor | None:
                 return None if x is None else x.detach().movedim(1, -1).contiguous().requires_grad_()
@@ -114,7 +114,7 @@ def _scan(batch: int, length: int, channels: int, n: int, groups: int, dtype: to
     return build, floor * 1e3 if device == "cuda" else None
 
 
-def _conv(batch: int, length: int, channels: int, taps: int, padding: str, silu: bool, dtype: torch.dtype, device: str):
+def _conv(batch: int, length: int, channels: int, taps: int, padding: Any, silu: bool, dtype: torch.dtype, device: str):
     def build() -> Iterator[Contender]:
         torch.manual_seed(0)
         x = torch.randn(batch, length, channels, device=device).to(dtype).requires_grad_()
@@ -123,13 +123,13 @@ def _conv(batch: int, length: int, channels: int, taps: int, padding: str, silu:
         activation = "silu" if silu else None
 
         def ours(name: str) -> Tensor:
-            return causal_conv1d(x, weight, bias, activation=activation, padding=padding, backend=name)
+            return cast(Tensor, causal_conv1d(x, weight, bias, activation=activation, padding=padding, backend=name))
 
         yield from _ours("causal_conv1d", ours, [x, weight, bias], device)
         first = x.detach().transpose(1, 2).contiguous().requires_grad_()
         weights = [t.detach().clone().requires_grad_() for t in (weight, bias)]
         if device == "cuda" and padding == "causal" and machine_obstacle("causal_conv1d:causal_conv1d_fn") is None:
-            from causal_conv1d import causal_conv1d_fn
+            from causal_conv1d import causal_conv1d_fn  # pyright: ignore[reportAttributeAccessIssue]
 
             def peer(inp: Tensor) -> Tensor:
                 return causal_conv1d_fn(inp, *weights, activation=activation)

@@ -67,7 +67,7 @@ def make_mixup(recipe: Recipe, num_labels: int) -> Any:
         raise ConfigError(
             f"training.mixup and cutmix pair the samples of a batch: batch_size={t.batch_size} must be even"
         )
-    from timm.data import Mixup
+    from timm.data.mixup import Mixup
 
     return Mixup(
         mixup_alpha=t.mixup,

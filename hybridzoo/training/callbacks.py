@@ -40,7 +40,9 @@ class Ema:
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = [(self.state[k], v.detach()) for k, v in model.state_dict().items()]
         floats = [(e, v) for e, v in pairs if e.is_floating_point()]
-        torch._foreach_lerp_([e for e, _ in floats], [v for _, v in floats], 1 - decay)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [e for e, _ in floats], [v for _, v in floats], 1 - decay
+        )
         for e, v in pairs:
             if not e.is_floating_point():
                 e.copy_(v)

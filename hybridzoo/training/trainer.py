@@ -50,6 +50,8 @@ class ZooTrainer(Trainer):
         callbacks: further ones.
     """
 
+    model: Any  # a ZooModel; Trainer declares every wrapper that it may become
+
     def __init__(
         self,
         recipe: Recipe,
@@ -284,7 +286,9 @@ class ZooTrainer(Trainer):
 
     def _check_weights(self) -> None:
         """A checkpoint with NaN in it is worse than none."""
-        norms = torch._foreach_norm([p.detach().float() for p in self.model.parameters()])
+        norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
+            [p.detach().float() for p in self.model.parameters()]
+        )
         if not torch.isfinite(torch.stack(list(norms)).sum()).item():
             raise TrainingError(
                 f"the weights are not finite (NaN or infinite) at step {self.state.global_step}; the training was "

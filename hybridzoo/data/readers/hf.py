@@ -41,7 +41,7 @@ def load_hub(root: str | Path, revision: str | None = None, config_name: str | N
         DataError: `datasets` is not installed, or it cannot load the set (the message holds its reason).
     """
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError("reading from the hub needs the package `datasets`: pip install 'hybridzoo[eval]'") from error
     name = str(root).removeprefix("hf:")
@@ -148,7 +148,7 @@ def _split(
     ids = [f"{split}:{row}" for row in rows]
     if kind == "text":
         return Split(ids, labels, texts, "text"), skipped
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports]
 
     undecoded = part.cast_column(content, datasets.Image(decode=False))
     return Split(ids, labels, HubImages(undecoded, content, rows), "image"), skipped

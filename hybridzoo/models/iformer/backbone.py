@@ -39,12 +39,18 @@ def init_weights(module: nn.Module) -> None:
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.zeros_(module.running_mean)
-            nn.init.ones_(module.running_var)
-            nn.init.zeros_(module.num_batches_tracked)
-    elif isinstance(module, InceptionBlock) and module.layer_scale_1 is not None:
-        nn.init.constant_(module.layer_scale_1, module.layer_scale_init_value)
-        nn.init.constant_(module.layer_scale_2, module.layer_scale_init_value)
+            for statistic, fill in (
+                (module.running_mean, nn.init.zeros_),
+                (module.running_var, nn.init.ones_),
+                (module.num_batches_tracked, nn.init.zeros_),
+            ):
+                assert statistic is not None  # no batch norm of this network goes without
+                fill(statistic)
+    elif isinstance(module, InceptionBlock):
+        for scale in (module.layer_scale_1, module.layer_scale_2):
+            if scale is not None:
+                assert module.layer_scale_init_value is not None
+                nn.init.constant_(scale, module.layer_scale_init_value)
     elif isinstance(module, InceptionTransformer):
         for k in range(1, module.num_stages + 1):
             nn.init.trunc_normal_(getattr(module, f"pos_embed{k}"), std=0.02)
@@ -204,6 +210,7 @@ class InceptionTransformer(nn.Module):
                 x, *branch = block(x, *branch, dtype)
             branch += [block.layer_scale_2, block.drop_path(x)]
         y, y_bias, scale, factors = branch
+        assert y is not None  # only the bias, the scale and the factors are optional
         last = k == self.num_stages  # a norm reads it, else a convolution
         return scaled_residual(
             x, y, y_bias=y_bias, scale=scale, row_scale=factors, out_dtype=x.dtype if last else dtype
@@ -274,7 +281,8 @@ class InceptionTransformer(nn.Module):
         indices counted from the front."""
         take = take_indices(self.num_stages, indices)
         for k in range(max(take) + 2, self.num_stages + 1):
-            delattr(self, f"patch_embed{k}"), delattr(self, f"pos_embed{k}"), delattr(self, f"blocks{k}")
+            for part in ("patch_embed", "pos_embed", "blocks"):
+                delattr(self, f"{part}{k}")
         self.num_stages = max(take) + 1
         if prune_norm:
             self.norm = nn.Identity()

@@ -31,8 +31,11 @@ def resize_table(table: Tensor, size: tuple[int, int]) -> Tensor:
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """norm(conv(x)) with the convolution's bias moved into the norm, which saves a pass over the map, and in training
     another for a gradient that is zero: batch statistics cancel the bias, only the running mean sees it."""
-    if type(norm) is not nn.BatchNorm2d or conv.bias is None or norm.running_mean is None or norm.momentum is None:
+    if type(norm) is not nn.BatchNorm2d or conv.bias is None or norm.momentum is None or not norm.track_running_stats:
         return norm(conv(x))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
     if not norm.training:
         shift = norm.bias + conv.bias * norm.weight * torch.rsqrt(norm.running_var + norm.eps)

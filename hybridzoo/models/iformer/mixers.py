@@ -58,7 +58,7 @@ def product(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
     A layer of another class (an adapter, a quantised layer) is simply called; its bias is then in its output.
     """
-    if type(layer) not in (nn.Linear, PointwiseConv2d):
+    if not isinstance(layer, (nn.Linear, PointwiseConv2d)) or type(layer) not in (nn.Linear, PointwiseConv2d):
         return layer(x), None
     rows = x.reshape(-1, x.shape[-1])  # a view also of a slice of channels
     return F.linear(rows, layer.weight.flatten(1)).view(*x.shape[:-1], -1), layer.bias

@@ -97,12 +97,19 @@ class RobertaBiLSTMConfig(ZooConfig):
         return self.max_length if self.pooling == "flatten" or not self.skip_padding else None
 
     @property
+    def encoder_config(self) -> Any:
+        """The encoder's transformers config: what `encoder` holds once this config is made."""
+        return self.encoder
+
+    @property
     def max_tokens(self) -> int | None:
         """Tokens that the encoder's position table holds, or None where positions are relative."""
         positions = getattr(self.encoder, "max_position_embeddings", None)
         if not positions or positions < 0:
             return None
-        offset = (self.encoder.pad_token_id or 0) + 1 if self.encoder.model_type in _OFFSET_POSITIONS else 0
+        offset = (
+            (self.encoder_config.pad_token_id or 0) + 1 if self.encoder_config.model_type in _OFFSET_POSITIONS else 0
+        )
         return positions - offset
 
     def validate_values(self) -> None:
@@ -117,8 +124,9 @@ class RobertaBiLSTMConfig(ZooConfig):
         if self.max_tokens is not None and self.max_length > self.max_tokens:
             raise ConfigError(
                 f"max_length={self.max_length} is more than the {self.max_tokens} tokens that the encoder holds "
-                f"({self.encoder.model_type}, max_position_embeddings={self.encoder.max_position_embeddings}); lower "
-                "max_length, or, for a model trained from scratch, raise encoder.max_position_embeddings"
+                f"({self.encoder_config.model_type}, max_position_embeddings="
+                f"{self.encoder_config.max_position_embeddings}); lower max_length, or, for a "
+                "model trained from scratch, raise encoder.max_position_embeddings"
             )
 
 

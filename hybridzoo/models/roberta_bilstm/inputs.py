@@ -51,9 +51,10 @@ def check_tokens(
         )
     if input_ids is not None and not is_tracing() and not input_ids.is_meta:
         low, high = (int(v) for v in input_ids.aminmax())
-        if low < 0 or high >= config.encoder.vocab_size:
+        vocabulary = config.encoder_config.vocab_size
+        if low < 0 or high >= vocabulary:
             raise InputError(
-                f"input_ids hold {low if low < 0 else high}, outside the vocabulary of {config.encoder.vocab_size}; "
+                f"input_ids hold {low if low < 0 else high}, outside the vocabulary of {vocabulary}; "
                 "the tokenizer is not the one that belongs to this model"
             )
 

@@ -83,7 +83,7 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(in_features, width) if config.head_hidden_size else None
         self.activation = ACTIVATION[config.head_activation]() if config.head_hidden_size else nn.Identity()
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out_proj = nn.Linear(width, config.num_labels)
+        self.out_proj = nn.Linear(width, len(config.id2label or ()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) -> (B, C)."""
@@ -112,7 +112,7 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
 
     def __init__(self, config: RobertaBiLSTMConfig) -> None:
         super().__init__(config)
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = build_encoder(config.encoder_config)
         self._no_split_modules = list(self.encoder._no_split_modules or [])
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.rnn = None
@@ -214,7 +214,7 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
         """(B, T) bool, True at tokens."""
         if attention_mask is not None:
             return attention_mask.to(device=given.device) != 0
-        pad = self.config.encoder.pad_token_id
+        pad = self.config.encoder_config.pad_token_id
         if input_ids is None or pad is None:
             return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         return input_ids != pad
@@ -223,13 +223,13 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
         """Seeded tokens of full and shorter rows, at most 64 long (or the model's fixed length)."""
         steps = self.config.fixed_length or min(64, self.config.max_length)
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(3, self.config.encoder.vocab_size, (batch_size, steps), generator=generator)
+        ids = torch.randint(3, self.config.encoder_config.vocab_size, (batch_size, steps), generator=generator)
         lengths = torch.tensor([steps - (row * 7) % max(steps // 2, 1) for row in range(batch_size)])
         mask = torch.arange(steps)[None, :] < lengths[:, None]
-        ids = ids.masked_fill(~mask, self.config.encoder.pad_token_id or 0)
+        ids = ids.masked_fill(~mask, self.config.encoder_config.pad_token_id or 0)
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         if labels:
-            inputs["labels"] = torch.randint(0, self.config.num_labels, (batch_size,), generator=generator)
+            inputs["labels"] = torch.randint(0, len(self.config.id2label or ()), (batch_size,), generator=generator)
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     # Fine-tuning ---------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def build_encoder(config: PretrainedConfig) -> Any:
 
     if type(config) not in MODEL_MAPPING:
         raise ConfigError(f"transformers has no AutoModel for encoder.model_type={config.model_type!r}")
-    found = MODEL_MAPPING[type(config)]
+    found: Any = MODEL_MAPPING[type(config)]
     return AutoModel.from_config(config, **encoder_options(found[0] if isinstance(found, tuple) else found))
 
 

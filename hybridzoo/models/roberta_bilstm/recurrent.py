@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 
 def is_tracing() -> bool:
     """Whether the model is being compiled, exported or traced: then nothing may depend on the values of tensors."""
-    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager
@@ -148,15 +149,16 @@ class MaskedRNN(nn.Module):
             return form(x, lengths)
         # Hundreds of steps, each rounded: the recurrence stays in the parameters' precision. (CUDA's autocast would run
         # it in fp16 even when asked for bf16, where the small gradients of a mean over many tokens vanish.)
+        dtype: Any = self.weight_ih_l0.dtype
         with torch.autocast(x.device.type, enabled=False):
-            return form(x.to(self.weight_ih_l0.dtype), lengths)
+            return form(x.to(dtype), lengths)
 
     def _packed(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         weights = [w for n in range(self.num_layers) for suffix in self.directions for w in self._weights(n, suffix)]
         rows = self.num_layers * len(self.directions)
         zero = x.new_zeros(rows, x.shape[0], self.hidden_size)
-        call = torch.lstm if self.cell == "lstm" else torch.gru
+        call: Any = torch.lstm if self.cell == "lstm" else torch.gru
         states = call(
             packed.data,
             packed.batch_sizes,

@@ -180,7 +180,7 @@ def _triton_supports(call: Call) -> str | None:
 
 
 def _run_dao(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, padding: str, **call: Any):
-    from causal_conv1d import causal_conv1d_fn
+    from causal_conv1d import causal_conv1d_fn  # pyright: ignore[reportAttributeAccessIssue]
 
     seq_idx = call["seq_idx"]
     y = causal_conv1d_fn(

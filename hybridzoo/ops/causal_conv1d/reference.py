@@ -96,7 +96,8 @@ def final_state(
     if cu_seqlens is None and seq_idx is None and x.shape[1] >= keep:
         return x[:, x.shape[1] - keep :]
     if cu_seqlens is None:
-        start = 0 if seq_idx is None else bounds_of(seq_idx, None, x.shape[1]).start[:, -1:].long()
+        bounds = bounds_of(seq_idx, None, x.shape[1])
+        start = 0 if bounds is None else bounds.start[:, -1:].long()
         source = torch.arange(x.shape[1] - keep, x.shape[1], device=x.device).expand(x.shape[0], keep)
         begin = torch.zeros_like(source) + start
         row = torch.arange(x.shape[0], device=x.device).unsqueeze(1).expand_as(source)

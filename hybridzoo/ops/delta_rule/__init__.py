@@ -111,12 +111,12 @@ def delta_rule_step(
             f"{tuple(state.shape)}, {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}, {tuple(beta.shape)}"
         )
     wide = torch.promote_types(v.dtype, torch.float32)
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    factor = k.shape[-1] ** -0.5 if scale is None else scale
     query, key, value, rate = (x.to(wide) for x in (q, k, v, beta))
     said = (state * key.unsqueeze(3)).sum(2)  # (B, H, V)
     change = key.unsqueeze(3) * ((value - said) * rate.unsqueeze(2)).unsqueeze(2)
     new = state.add_(change) if inplace else state + change
-    return ((new * query.unsqueeze(3)).sum(2) * scale).to(v.dtype), new
+    return ((new * query.unsqueeze(3)).sum(2) * factor).to(v.dtype), new
 
 
 def _examples(device: torch.device) -> list[Example]:

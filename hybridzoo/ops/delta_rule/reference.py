@@ -50,7 +50,9 @@ def delta_rule_torch(
             for s, (lo, hi) in enumerate(pairwise(bounds)):
                 part, last = state[s : s + 1, :, :0, :0], state[s : s + 1]
                 if hi > lo:
-                    part, last = _chunkwise(*(x[:, :, lo:hi] for x in (q, k, values, beta)), last)
+                    part, last = _chunkwise(
+                        q[:, :, lo:hi], k[:, :, lo:hi], values[:, :, lo:hi], beta[:, :, lo:hi], last
+                    )
                     outs.append(part)
                 finals.append(last)
             out, final = torch.cat(outs, 2), torch.cat(finals)

@@ -138,7 +138,8 @@ def _run_torch(return_final_state: bool, dt_softplus: bool, **call: Any) -> tupl
     if torch.compiler.is_exporting() and call["cu_seqlens"] is None:
         from hybridzoo.ops.selective_scan.reference import scan_traceable
 
-        return scan_traceable(*tensors, dt_softplus, call["initial_state"], call["seq_idx"])
+        rest: list[Any] = [dt_softplus, call["initial_state"], call["seq_idx"]]
+        return scan_traceable(*tensors, *rest)
     from hybridzoo.ops.selective_scan.custom_ops import scan_torch
 
     return scan_torch(*tensors, dt_softplus, call["initial_state"], call["seq_idx"], call["cu_seqlens"])

@@ -47,7 +47,7 @@ def run(
     **_absent: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """mamba-ssm is channel-first with dense time: every (B, L, D) tensor is transposed on the way in and out."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # pyright: ignore[reportMissingImports]
 
     def channel_first(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.movedim(1, -1).contiguous()

@@ -3,11 +3,13 @@
 What MambaAD's SS2D, VMamba and bidirectional Mamba layers do with copies in every order. Projections are per position
 and so commute with any order: all inputs stay in raster order here, and the paths are applied inside.
 
-Backends: `torch` (the definition: one gather per input, then `selective_scan` with a group per path, which takes its own
-fastest backend).
+Backends: `torch` (the definition: one gather per input, then `selective_scan` with a group per path, which takes its
+own fastest backend).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +95,7 @@ def _run_torch(
     # index_select: its backward adds into each row once, without sorting
     own = (paths.t() * directions + which).reshape(-1)
     along = [x.flatten(1, 2).index_select(1, own).unflatten(1, (length, directions)) for x in (dt, B, C)]
-    y = selective_scan(
+    y: Any = selective_scan(
         u.index_select(1, visited).unflatten(1, (length, directions)).flatten(2),
         along[0].flatten(2),
         A.flatten(0, 1),

@@ -18,6 +18,7 @@ from torch import Tensor
 from hybridzoo.errors import BackendError, UnknownNameError, unknown
 from hybridzoo.ops.causal_conv1d import causal_conv1d
 from hybridzoo.ops.dispatch import get_op, machine_obstacle
+from hybridzoo.ops.ms_deform_attn import ms_deform_attn
 from hybridzoo.ops.selective_scan import mamba_ssm, selective_scan
 
 BYTES_PER_SECOND = 3.0e12  # device-to-device copy of an H100, measured
@@ -154,12 +155,79 @@ def _conv(batch: int, length: int, channels: int, taps: int, padding: Any, silu:
     return build, batch * length * channels * 2 * size / BYTES_PER_SECOND * 1e3 if device == "cuda" else None
 
 
+def deform_by_stacking(value: Tensor, maps: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """Without its CUDA extension every implementation does this: sample map by map, stack, multiply, sum."""
+    (batch, _, heads, channels), (queries, points) = value.shape, (weights.shape[1], weights.shape[4])
+    sampled = []
+    for level, flat in enumerate(value.split([h * w for h, w in maps], dim=1)):
+        image = flat.permute(0, 2, 3, 1).reshape(batch * heads, channels, *maps[level])
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1).to(value.dtype)
+        sampled.append(F.grid_sample(image, grid, align_corners=False))
+    shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(maps) * points)
+    out = (torch.stack(sampled, dim=-2).flatten(-2) * shares).sum(-1)
+    return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+
+
+class _MsdaExt(torch.autograd.Function):
+    """The CUDA operator of Deformable-DETR and mmcv, built on its own as `msda_ext`."""
+
+    @staticmethod
+    def forward(ctx, value, maps, starts, locations, weights):
+        import msda_ext  # pyright: ignore[reportMissingImports]
+
+        ctx.save_for_backward(value, maps, starts, locations, weights)
+        return msda_ext.ms_deform_attn_forward(value, maps, starts, locations, weights, 64)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        import msda_ext  # pyright: ignore[reportMissingImports]
+
+        value, maps, starts, locations, weights = ctx.saved_tensors
+        found = [torch.zeros_like(x) for x in (value, locations, weights)]
+        msda_ext.ms_deform_attn_backward(value, maps, starts, locations, weights, grads[0].contiguous(), *found, 64)
+        return found[0], None, None, found[1], found[2]
+
+
+def _deform(maps: list[tuple[int, int]], queries: int | None, dtype: torch.dtype, device: str):
+    """8 heads of 32 channels, 4 points; every position of the maps is a query if their number is left out."""
+    rows = sum(h * w for h, w in maps)
+    queries, heads, channels, points = queries or rows, 8, 32, 4
+    shape = (1, queries, heads, len(maps), points)
+
+    def build() -> Iterator[Contender]:
+        torch.manual_seed(0)
+        value = torch.randn(1, rows, heads, channels, device=device).to(dtype).requires_grad_()
+        locations = torch.rand(*shape, 2, device=device).requires_grad_()
+        weights = torch.rand(shape, device=device).flatten(3).softmax(3).view(shape).to(dtype).requires_grad_()
+        leaves = [value, locations, weights]
+        yield from _ours(
+            "ms_deform_attn", lambda name: ms_deform_attn(value, maps, *leaves[1:], backend=name), leaves, device
+        )
+        if device == "cuda" and machine_obstacle("msda_ext:ms_deform_attn_forward") is None:
+            own_dtype = torch.float16 if dtype == torch.bfloat16 else dtype  # it has no bfloat16
+            own = [x.detach().to(own_dtype).requires_grad_() for x in leaves]
+            pairs = torch.tensor(maps, device=device)
+            starts = torch.cat([pairs.new_zeros(1), pairs.prod(1).cumsum(0)[:-1]])
+            name = "msda_ext" if own_dtype == dtype else "msda_ext (fp16)"
+            yield Contender(name, lambda: cast(Tensor, _MsdaExt.apply(own[0], pairs, starts, *own[1:])), own, peer=True)
+        copies = [x.detach().clone().requires_grad_() for x in leaves]
+        yield Contender("grid_sample", lambda: deform_by_stacking(copies[0], maps, *copies[1:]), copies, peer=True)
+
+    size = torch.empty((), dtype=dtype).element_size()
+    samples = queries * heads * len(maps) * points
+    moved = (rows + queries) * heads * channels * size + samples * (2 * 4 + size)
+    return build, moved / BYTES_PER_SECOND * 1e3 if device == "cuda" else None
+
+
 def cases(device: str) -> list[Case]:
     """The table for a kind of device."""
     bf16, fp32 = torch.bfloat16, torch.float32
+    four = [(100, 167), (50, 84), (25, 42), (13, 21)]  # an 800 x 1333 image at strides 8 to 64
     if device == "cpu":
         build, floor = _scan(1, 1024, 256, 16, 1, fp32, False, device)
-        return [Case("selective_scan", "B1 L1024 D256 N16 fp32", device, build, floor)]
+        found = [Case("selective_scan", "B1 L1024 D256 N16 fp32", device, build, floor)]
+        build, floor = _deform(four, 900, fp32, device)
+        return [*found, Case("ms_deform_attn", "decoder Q900 4 maps fp32", device, build, floor)]
     found = []
     for name, shape in {
         "Hymba training B4 L2176 D3200 N16 bf16 z": (4, 2176, 3200, 16, 1, bf16, True),
@@ -179,6 +247,18 @@ def cases(device: str) -> list[Case]:
     }.items():
         build, floor = _conv(*shape, device)
         found.append(Case("causal_conv1d", name, device, build, floor))
+    five = [(200, 334), *four]
+    deform: dict[str, tuple[list[tuple[int, int]], int | None, torch.dtype]] = {
+        "encoder Q22223 4 maps fp32": (four, None, fp32),
+        "encoder Q22223 4 maps bf16": (four, None, bf16),
+        "encoder Q89023 5 maps fp32": (five, None, fp32),
+        "encoder Q89023 5 maps bf16": (five, None, bf16),
+        "decoder Q900 4 maps fp32": (four, 900, fp32),
+        "decoder Q900 4 maps bf16": (four, 900, bf16),
+    }
+    for name, (maps, queries, dtype) in deform.items():
+        build, floor = _deform(maps, queries, dtype, device)
+        found.append(Case("ms_deform_attn", name, device, build, floor))
     return found
 
 

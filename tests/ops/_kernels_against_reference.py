@@ -212,7 +212,97 @@ def run_conv() -> dict[str, Any]:
     return found
 
 
-SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv}
+def msda_case(
+    maps: list[tuple[int, int]],
+    P: int,
+    D: int,
+    Q: int = 5,
+    B: int = 1,
+    H: int = 1,
+    dtype: torch.dtype = torch.float32,
+    locations: torch.Tensor | None = None,
+) -> Example:
+    """Points from two pixels before a map to one behind it, away from the pixel centres, where the gradient jumps."""
+    sizes = torch.tensor([[w, h] for h, w in maps]).view(-1, 1, 2)
+    if locations is None:
+        drawn = torch.rand(2, B, Q, H, len(maps), P, 2)
+        locations = (((drawn[0] * (sizes + 3)).floor() - 2) + 0.05 + 0.9 * drawn[1] + 0.5) / sizes
+    call = {
+        "value": torch.randn(B, sum(h * w for h, w in maps), H, D).to(dtype),
+        "shapes": maps,
+        "locations": locations,
+        "weights": torch.randn(B, Q, H, len(maps) * P).softmax(3).view(B, Q, H, len(maps), P).to(dtype),
+    }
+    return _example(call)
+
+
+def msda_locations(name: str) -> torch.Tensor:
+    """(1, Q, 1, 2, 1, 2) for maps of (4, 8) and (1, 2): every half pixel from outside to outside, or far away."""
+    if name == "borders":  # exact in binary, so that every precision sees the same pixel
+        steps = torch.arange(-3, 20) / 16
+        return torch.cartesian_prod(steps[::3], steps).view(1, -1, 1, 1, 1, 2).repeat(1, 1, 1, 2, 1, 1)
+    far = torch.tensor([-1e9, -1e4, -0.2, 0.3, 1.4, 1e4, 1e9])
+    far = torch.cartesian_prod(far, far)
+    far = far[~(far == 0.3).all(1)]
+    return far.view(1, -1, 1, 1, 1, 2).repeat(1, 1, 1, 2, 1, 1)
+
+
+def msda_cases() -> dict[str, tuple[dict[str, int], Example]]:
+    """Name -> tuning constants and input. Tiles of 16 values put several blocks of queries into short inputs."""
+    small, usual = {"forward": 16, "backward": 16}, {}
+    pair = [(4, 8), (1, 2)]
+    cases: dict[str, tuple[dict[str, int], Example]] = {
+        "L1-P1-D8": (small, msda_case([(3, 5)], 1, 8)),
+        "L2-P3-D12-B2-H3": (usual, msda_case([(3, 5), (1, 2)], 3, 12, B=2, H=3)),
+        "L3-P2-D5-blocks": (small, msda_case([(3, 5), (2, 2), (1, 1)], 2, 5)),
+        "L4-P8-D16": (usual, msda_case([(5, 4), (3, 2), (2, 1), (1, 1)], 8, 16)),
+        "L5-P4-D32": (usual, msda_case([(5, 4), (4, 3), (3, 2), (2, 1), (1, 1)], 4, 32, Q=9)),
+        "L1-P7-D40": (usual, msda_case([(6, 7)], 7, 40)),
+        "L1-P5-D64-tile-below-one-query": (small, msda_case([(6, 7)], 5, 64, Q=2)),
+        "Q1": (usual, msda_case(pair, 2, 8, Q=1, H=2)),
+        "borders": (usual, msda_case(pair, 1, 8, Q=184, locations=msda_locations("borders"))),
+        "far-outside": (usual, msda_case(pair, 1, 8, Q=48, locations=msda_locations("far-outside"))),
+        "bf16": (usual, msda_case(pair, 3, 24, dtype=torch.bfloat16)),
+        "fp16": (usual, msda_case(pair, 3, 24, dtype=torch.float16)),
+    }
+    if DEVICE == "cuda":
+        four = [(100, 167), (50, 84), (25, 42), (13, 21)]
+        cases["real-decoder"] = (usual, msda_case(four, 4, 32, Q=900, B=2, H=8))
+        cases["real-decoder-bf16"] = (usual, msda_case(four, 4, 32, Q=900, B=2, H=8, dtype=torch.bfloat16))
+        cases["real-encoder"] = (usual, msda_case(four, 4, 32, Q=22223, H=8))
+        for D in (1, 8, 48, 64, 96, 256):
+            cases[f"real-D{D}"] = (usual, msda_case(four[1:], 3, D, Q=333, B=2, H=3))
+    return cases
+
+
+def run_msda() -> dict[str, Any]:
+    from hybridzoo.ops.ms_deform_attn import triton as launch
+    from hybridzoo.ops.ms_deform_attn.custom_op import ms_deform_attn_op
+
+    by_name = {b.name: b for b in get_op("ms_deform_attn").backends}
+    found = {}
+    for name, (tuning, example) in list(msda_cases().items())[SHARD::SHARDS]:
+        launch.TUNING = launch.Tuning(**tuning)
+        want = run_example(by_name["torch"], example, torch.float64)
+        got = run_example(by_name["triton"], example)
+        found[name] = {key: relative_error(got[key], want[key]) for key in want}
+    launch.TUNING = launch.Tuning()
+    call = msda_case([(4, 3), (1, 2)], 2, 8, H=2).call
+    sliced = {k: torch.stack([v, v], -1)[..., 0] if k != "shapes" else v for k, v in call.items()}
+    assert not sliced["value"].is_contiguous()
+    found["strided"] = {"out.0": relative_error(by_name["triton"].run(**sliced), by_name["torch"].run(**call))}
+    lost = {**call, "locations": call["locations"].clone()}
+    lost["locations"][0, 1, 0, 0, 0, 0] = float("nan")
+    out = by_name["triton"].run(**lost).isnan()
+    found["nan"] = {"not where it belongs": float(not out[0, 1, :8].all() or bool(out.sum() != 8))}
+    torch.use_deterministic_algorithms(False)
+    leaves = [call[k].clone().requires_grad_() for k in ("value", "locations", "weights")]
+    checked = torch.library.opcheck(ms_deform_attn_op, (leaves[0], [4, 3, 1, 2], *leaves[1:]))
+    found["opcheck"] = {name: float(verdict != "SUCCESS") for name, verdict in checked.items()}
+    return found
+
+
+SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv, "ms_deform_attn": run_msda}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")

@@ -31,9 +31,16 @@ def test_convolution_contenders_agree(padding):
     assert all(row["difference"] < 1e-6 for row in rows)
 
 
+def test_deformable_attention_contenders_agree():
+    build, _ = bench._deform([(3, 5), (2, 2)], None, torch.float32, "cpu")
+    rows = bench.run_case(bench.Case("ms_deform_attn", "tiny", "cpu", build, None), seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "grid_sample"]
+    assert all(row["difference"] < 1e-6 for row in rows)
+
+
 def test_every_gpu_case_is_described():
     found = bench.cases("cuda")
-    assert {c.op for c in found} == {"selective_scan", "causal_conv1d"}
+    assert {c.op for c in found} == {"selective_scan", "causal_conv1d", "ms_deform_attn"}
     assert all(c.floor_ms > 0 for c in found)
 
 

@@ -1,20 +1,24 @@
 """`ms_deform_attn`: multi-scale deformable attention (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 3).
 
-Backends: `torch` (the definition, by bilinear sampling).
+Backends: `torch` (the definition, by bilinear sampling), `triton` (ours).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.ms_deform_attn.reference import msda_torch
 
 __all__ = ["ms_deform_attn"]
+
+KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def ms_deform_attn(
@@ -28,79 +32,144 @@ def ms_deform_attn(
     """Every query's heads sample P points on each of L feature maps and sum them with their weights.
 
     A location (x, y) in [0, 1] spans the map from edge to edge; sampling is bilinear, zero outside. Sampled in fp32
-    (fp64 for fp64 values). Differentiable in value, locations and weights.
+    (fp64 for fp64 values). Differentiable in value, locations and weights. Keep locations in fp32 beside 16-bit values:
+    bfloat16's steps near 1 are 1/256, wider than a pixel of a large map.
 
     Args:
         value: (B, S, H, D), the L maps flattened row by row one after the other.
-        spatial_shapes: L pairs (height, width) with heights x widths summing to S; a tensor (L, 2) is read to the host.
+        spatial_shapes: L pairs (height, width) with heights x widths summing to S. An integer tensor (L, 2) is read to
+            the host, which waits for a GPU and breaks a compiled graph: give a list there.
         sampling_locations: (B, Q, H, L, P, 2) as (x, y).
         attention_weights: (B, Q, H, L, P).
-        backend: `"auto"` or `"torch"`.
+        backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
         (B, Q, H * D) in value's dtype.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes, dtypes or devices that do not fit.
+        BackendError: the backend asked for cannot run the call.
     """
+    shapes = _pairs(spatial_shapes)
+    call = {"value": value, "shapes": shapes, "locations": sampling_locations, "weights": attention_weights}
+    _check(call)
+    return OP(call, backend)
+
+
+def _pairs(spatial_shapes: Sequence[tuple[int, int]] | Tensor) -> list[tuple[int, int]]:
     if isinstance(spatial_shapes, Tensor):
+        if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2 or spatial_shapes.is_floating_point():
+            raise InputError(
+                "ms_deform_attn: spatial_shapes must be integers (L, 2), a (height, width) for each map; "
+                f"it is {tuple(spatial_shapes.shape)} {spatial_shapes.dtype}"
+            )
         spatial_shapes = spatial_shapes.tolist()
-    shapes = [(int(h), int(w)) for h, w in spatial_shapes]
+    if not spatial_shapes or any(len(pair) != 2 or min(pair) < 1 for pair in spatial_shapes):
+        raise InputError(
+            "ms_deform_attn: spatial_shapes must be at least one (height, width), each at least 1; "
+            f"it is {list(spatial_shapes)}"
+        )
+    return [(int(h), int(w)) for h, w in spatial_shapes]
+
+
+def _check(call: dict[str, Any]) -> None:
+    value, shapes, locations, weights = call.values()
     total = sum(h * w for h, w in shapes)
     if value.dim() != 4 or value.shape[1] != total:
         raise InputError(
             f"ms_deform_attn: value must be (B, {total}, H, D) for maps of {shapes}, it is {tuple(value.shape)}"
         )
     batch, _, heads, _ = value.shape
-    weights = attention_weights
     if weights.dim() != 5 or weights.shape[0] != batch or weights.shape[2:4] != (heads, len(shapes)):
         raise InputError(
             f"ms_deform_attn: attention_weights must be ({batch}, Q, {heads}, {len(shapes)}, P), "
             f"it is {tuple(weights.shape)}"
         )
-    if sampling_locations.shape != (*weights.shape, 2):
+    if locations.shape != (*weights.shape, 2):
         raise InputError(
-            f"ms_deform_attn: sampling_locations must be {(*weights.shape, 2)}, it is {tuple(sampling_locations.shape)}"
+            f"ms_deform_attn: sampling_locations must be {(*weights.shape, 2)}, it is {tuple(locations.shape)}"
         )
-    call = {"value": value, "shapes": shapes, "locations": sampling_locations, "weights": weights}
-    return OP(call, backend)
+    for name, x in (("value", value), ("sampling_locations", locations), ("attention_weights", weights)):
+        if not x.is_floating_point():
+            raise InputError(f"ms_deform_attn: {name} must be floating-point, it is {x.dtype}; use .float()")
+        if (x.dtype == torch.float64) != (value.dtype == torch.float64):
+            raise InputError(
+                f"ms_deform_attn: float64 must be used for all three tensors or none; value is {value.dtype}, "
+                f"{name} is {x.dtype}"
+            )
+        if x.device != value.device:
+            raise InputError(
+                f"ms_deform_attn: {name} is on {x.device}, value on {value.device}; move them to one device"
+            )
 
 
-def _run_torch(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    wide = torch.promote_types(value.dtype, torch.float32)
-    (batch, _, heads, width), queries = value.shape, weights.shape[1]
-    # x in [0, 1] -> [-1, 1]; (B, Q, H, L, P, 2) -> (L, B * H, Q, P, 2)
-    grids = (2 * locations.to(wide) - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    strengths = weights.to(wide).permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B * H, Q, P)
-    maps = value.to(wide).permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], dim=2)
-    out = value.new_zeros(batch * heads, width, queries, dtype=wide)
-    for flat, (h, w), grid, strength in zip(maps, shapes, grids, strengths):
-        sampled = F.grid_sample(flat.unflatten(2, (h, w)), grid, mode="bilinear", align_corners=False)
-        out = out + (sampled * strength.unsqueeze(1)).sum(3)
-    return out.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
+def _run_triton(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    from hybridzoo.ops.ms_deform_attn.custom_op import MsDeformAttn, ms_deform_attn_op
+
+    run = ms_deform_attn_op if torch.compiler.is_compiling() else MsDeformAttn.apply
+    return run(value, [size for pair in shapes for size in pair], locations, weights)
+
+
+def _triton_supports(call: Call) -> str | None:
+    value, locations, weights = call["value"], call["locations"], call["weights"]
+    for name in ("value", "locations", "weights"):
+        if call[name].dtype not in KERNEL_DTYPES:
+            return f"its dtypes are bfloat16, float16 and float32, {name} is {call[name].dtype}"
+    if value.shape[3] > 256:
+        return f"the kernels hold at most 256 channels a head in registers, value has {value.shape[3]}"
+    if weights.shape[4] > 16:
+        return f"the kernels unroll at most 16 points a map, there are {weights.shape[4]}"
+    if weights.shape[0] > 65535 or weights.shape[2] > 65535:
+        return "a launch takes at most 65535 batch entries and as many heads"
+    if any(x[0].numel() >= 1 << 31 for x in (value, locations) if x.shape[0]):
+        return "offsets inside a batch entry are 32-bit"
+    if value.numel() == 0 or weights.numel() == 0:
+        return "an input is empty"
+    if torch.version.hip is not None:
+        return "the kernels have been checked on NVIDIA GPUs only"
+    return None
 
 
 def _examples(device: torch.device) -> list[Example]:
-    def make(name: str, dtype: torch.dtype) -> Example:
+    def make(name: str, channels: int, points: int, shapes: list[tuple[int, int]], dtype: torch.dtype) -> Example:
         g = torch.Generator().manual_seed(0)
-        shapes = [(7, 9), (4, 5), (1, 2)]
-        logits = torch.randn(2, 11, 4, 6, generator=g)
+        levels = len(shapes)
+        logits = torch.randn(2, 11, 4, levels * points, generator=g)
         call = {
-            "value": torch.randn(2, sum(h * w for h, w in shapes), 4, 8, generator=g).to(device, dtype),
+            "value": torch.randn(2, sum(h * w for h, w in shapes), 4, channels, generator=g).to(device, dtype),
             "shapes": shapes,
             # some points lie outside; none within rounding of a kink, where the gradient jumps
-            "locations": (torch.rand(2, 11, 4, 3, 2, 2, generator=g) * 1.2 - 0.1).to(device, dtype),
-            "weights": logits.softmax(3).view(2, 11, 4, 3, 2).to(device, dtype),
+            "locations": (torch.rand(2, 11, 4, levels, points, 2, generator=g) * 1.2 - 0.1).to(device),
+            "weights": logits.softmax(3).view(2, 11, 4, levels, points).to(device, dtype),
         }
         return Example(name, call, ("value", "locations", "weights"))
 
-    return [make("three maps", torch.float32)]
+    maps = [(7, 9), (4, 5), (1, 2)]
+    return [
+        make("three maps", 8, 2, maps, torch.float32),
+        make("one map, 3 points, 24 channels", 24, 3, maps[:1], torch.float32),
+        make("bf16", 32, 4, maps, torch.bfloat16),
+    ]
 
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="ms_deform_attn",
-        backends=(Backend(name="torch", priority=0, run=_run_torch, exportable=True),),
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_triton_supports,
+                deterministic=False,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(name="torch", priority=0, run=msda_torch, exportable=True),
+        ),
         examples=_examples,
     )
 )

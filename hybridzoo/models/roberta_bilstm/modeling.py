@@ -83,7 +83,8 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(in_features, width) if config.head_hidden_size else None
         self.activation = ACTIVATION[config.head_activation]() if config.head_hidden_size else nn.Identity()
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out_proj = nn.Linear(width, len(config.id2label or ()))
+        assert config.num_labels is not None  # the config always has labels, two if none were given
+        self.out_proj = nn.Linear(width, config.num_labels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) -> (B, C)."""
@@ -229,7 +230,7 @@ class RobertaBiLSTMForSequenceClassification(ZooModel):
         ids = ids.masked_fill(~mask, self.config.encoder_config.pad_token_id or 0)
         inputs = {"input_ids": ids, "attention_mask": mask.long()}
         if labels:
-            inputs["labels"] = torch.randint(0, len(self.config.id2label or ()), (batch_size,), generator=generator)
+            inputs["labels"] = torch.randint(0, self.head.out_proj.out_features, (batch_size,), generator=generator)
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     # Fine-tuning ---------------------------------------------------------------------------------------------------

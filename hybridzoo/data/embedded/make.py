@@ -2,6 +2,7 @@
 
 python -m hybridzoo.data.embedded.make vader DIR_WITH_THE_FOUR_GROUND_TRUTH_FILES
 python -m hybridzoo.data.embedded.make fashion_mnist DIR_WITH_THE_FOUR_IDX_FILES
+python -m hybridzoo.data.embedded.make austen DIR_WITH_RDATA.RDB_OF_JANEAUSTENR
 """
 
 from __future__ import annotations
@@ -68,8 +69,18 @@ def make_fashion_mnist(source: Path) -> Path:
     return target
 
 
+def make_austen(source: Path) -> Path:
+    """The chapters of the six novels: a form feed and the chapter's name, a line break, the text."""
+    from hybridzoo.data.readers.austen import chapters, read_rdb
+
+    texts = [f"\f{name}\n{text}" for novel in read_rdb(source / "Rdata.rdb") for name, text in chapters(novel)]
+    target = HERE / "austen.txt.bz2"
+    target.write_bytes(bz2.compress("".join(texts).encode("utf-8"), 9))
+    return target
+
+
 if __name__ == "__main__":
-    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist}
+    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist, "austen": make_austen}
     if len(sys.argv) != 3 or sys.argv[1] not in makers:
         sys.exit(__doc__)
     made = makers[sys.argv[1]](Path(sys.argv[2]))

@@ -59,6 +59,11 @@ class ZooModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Exceptions from the registry-wide suite, {"test name": "reason"}; the suite asserts that each still holds.
     suite_exceptions: ClassVar[Mapping[str, str]] = {}
+    main_output_name: ClassVar[str] = "logits"  # the output that `output_shape` describes
+
+    def output_shape(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+        """Shape of the main output for these inputs of `forward`; of a classifier (B, num_labels)."""
+        return (len(inputs[self.main_input_name]), self.config.num_labels)
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
         """Valid keyword inputs for `forward`, seeded, on the model's device: for FLOP counts, export and tests.

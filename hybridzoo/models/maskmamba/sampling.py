@@ -1,0 +1,227 @@
+"""Generation of codes by MaskMamba: iterative decoding with guidance, inpainting, any grid.
+
+The rule is MaskGIT's (`decoding.py`). Guidance is u + s (c - u) on logits, c with and u without the condition. Logits are
+made piece by piece, so that a 2048-pixel image (16,384 tokens of 16,384 codes) never holds all of them.
+
+Legend: B batch, N tokens, D width, K codes, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.errors import InputError
+from hybridzoo.models.maskmamba.decoding import (
+    check_schedule,
+    check_steps,
+    guidance,
+    gumbel,
+    halton_order,
+    mask_by_confidence,
+    mask_length,
+    revealed,
+)
+
+_ELEMENTS = 1 << 27  # logits held at once
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    class_labels: Tensor | Sequence[int] | None = None,
+    text_embeds: Tensor | None = None,
+    *,
+    steps: int = 20,
+    schedule: str = "cosine",
+    temperature: float = 4.5,
+    token_temperature: float = 1.0,
+    cfg_scale: float = 1.0,
+    cfg_schedule: str = "linear",
+    cfg_power: float = 1.0,
+    order: str = "confidence",
+    generator: torch.Generator | int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    codes: Tensor | None = None,
+    mask: Tensor | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Codes of new images.
+
+    Args:
+        model: a `MaskMambaForImageGeneration`.
+        class_labels: (B,) classes, tensor or list; of a class-conditional model.
+        text_embeds: (B, up to text_length, text_dim); of a text-conditional model.
+        steps: T, decoding steps (the paper's tables use about 20).
+        schedule: how many tokens stay masked, see `decoding.mask_ratio`.
+        temperature: of the noise on the confidences, falling linearly to 0 (4.5 in MaskGIT); order "confidence" only.
+        token_temperature: the logits are divided by it before a code is drawn; 0 takes the most likely code.
+        cfg_scale: guidance s; 1 is none.
+        cfg_schedule: "linear" (from 1 up to s), "constant" or "power-cosine" with the exponent `cfg_power`.
+        order: "confidence" (MaskGIT), "halton" (a fixed order that fills the image evenly; its schedule is "arccos"
+            where `schedule` is left at "cosine"), or "random".
+        generator: for reproducible draws; an integer is a seed for the model's device.
+        height, width: pixels; the configured size if left out. Multiples of `config.downsample`.
+        codes: (B, h, w) codes to keep where `mask` is False: inpainting.
+        mask: (B, h, w) or (h, w) bool, True where codes are drawn anew.
+        progress: show a bar.
+
+    Returns:
+        (B, h, w) int64.
+
+    Raises:
+        InputError, ConfigError: options or conditions that make no sense, each named.
+    """
+    config, device = model.config, model.token_position.device
+    check_steps(steps, cfg_scale, temperature, order)
+    if token_temperature < 0:
+        raise InputError(f"token_temperature={token_temperature} must not be negative")
+    check_schedule(schedule)
+    guidance(0, steps, cfg_scale, cfg_schedule, cfg_power)  # an unknown schedule is named before anything is computed
+    if class_labels is not None and not isinstance(class_labels, Tensor):
+        class_labels = torch.tensor(list(class_labels))
+    given = class_labels if class_labels is not None else text_embeds
+    if not isinstance(given, Tensor) or given.ndim == 0 or not len(given):
+        raise InputError("give class_labels (a list of classes) or text_embeds (batch, tokens, width), one per image")
+    grid = _grid(config, height, width, codes)
+    ids = _start(config, len(given), grid, codes, mask).to(device)
+    if isinstance(generator, int):
+        generator = torch.Generator(device).manual_seed(generator)
+    step_by_step = _Decoder(model, class_labels, text_embeds, grid, generator, token_temperature)
+    with _eval_mode(model):
+        for step in _steps(steps, progress):
+            s = guidance(step, steps, cfg_scale, cfg_schedule, cfg_power)
+            drawn, log_p = step_by_step.draw(ids, s)
+            unknown = ids == config.mask_token_id
+            drawn = torch.where(unknown, drawn, ids)
+            if step == 0:
+                initial = unknown.sum(1)
+                rank = _ranks(order, unknown, grid, generator)
+            if step == steps - 1:
+                ids = drawn
+                break
+            if rank is None:
+                length = mask_length(step, steps, initial, unknown.sum(1), schedule)
+                noise = temperature * (1 - (step + 1) / steps)
+                if noise:
+                    log_p = log_p + noise * gumbel(log_p.shape, device, generator)
+                again = mask_by_confidence(log_p.masked_fill(~unknown, torch.inf), length)
+            else:
+                plan = "arccos" if order == "halton" and schedule == "cosine" else schedule
+                known = torch.tensor([revealed(step, steps, int(n), plan) for n in initial], device=device)
+                again = unknown & (rank >= known[:, None])
+            ids = drawn.masked_fill(again, config.mask_token_id)
+    return ids.view(-1, *grid)
+
+
+class _Decoder:
+    """Draws a code for every token, with and without the condition where guidance asks for it."""
+
+    def __init__(
+        self,
+        model: Any,
+        class_labels: Tensor | None,
+        text_embeds: Tensor | None,
+        grid: tuple[int, int],
+        generator: torch.Generator | None,
+        temperature: float,
+    ) -> None:
+        self.model, self.grid, self.generator, self.temperature = model, grid, generator, temperature
+        self.conditions = {"class_labels": class_labels, "text_embeds": text_embeds}
+
+    def draw(self, ids: Tensor, s: float) -> tuple[Tensor, Tensor]:
+        """(B, N) codes, masked ones included -> drawn codes (B, N) and their log-probabilities (B, N)."""
+        batch, guided = len(ids), s != 1.0
+        twice = 2 if guided else 1
+        conditions = {k: v if v is None else torch.cat([v] * twice) for k, v in self.conditions.items()}
+        drop = torch.arange(twice * batch, device=ids.device) >= batch if guided else None
+        features = self.model.features(
+            torch.cat([ids] * twice).view(-1, *self.grid), **conditions, condition_drop=drop
+        )  # (B or 2 B, N, D)
+        piece = max(1, _ELEMENTS // (self.model.config.codebook_size * batch * twice))
+        parts = [self._draw_piece(features[:, i : i + piece], batch, s) for i in range(0, ids.shape[1], piece)]
+        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
+
+    def _draw_piece(self, features: Tensor, batch: int, s: float) -> tuple[Tensor, Tensor]:
+        logits = self.model.logits(features).float()
+        if len(logits) > batch:
+            conditional, without = logits[:batch], logits[batch:]
+            logits = without + s * (conditional - without)
+        if self.temperature == 0:
+            codes = logits.argmax(-1)
+        else:
+            logits = logits / self.temperature
+            codes = (logits + gumbel(logits.shape, logits.device, self.generator)).argmax(-1)
+        chosen = logits.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        return codes, chosen - logits.logsumexp(-1)
+
+
+def _grid(config: Any, height: int | None, width: int | None, codes: Tensor | None) -> tuple[int, int]:
+    """Tokens down and across."""
+    if codes is not None and codes.ndim == 3 and height is None and width is None:
+        return codes.shape[1], codes.shape[2]
+    sides = [config.image_size if side is None else side for side in (height, width)]
+    for name, side in zip(("height", "width"), sides):
+        if side < config.downsample or side % config.downsample:
+            raise InputError(
+                f"{name}={side} must be a multiple of {config.downsample} pixels, the tokenizer's pixels per token"
+            )
+    return sides[0] // config.downsample, sides[1] // config.downsample
+
+
+def _start(config: Any, batch: int, grid: tuple[int, int], codes: Tensor | None, mask: Tensor | None) -> Tensor:
+    """(B, N) codes to start from: all masked, or the given ones where the mask lets them stand."""
+    if codes is None:
+        if mask is not None:
+            raise InputError("mask says where to paint anew, but codes (the image's own codes) are missing")
+        return torch.full((batch, grid[0] * grid[1]), config.mask_token_id)
+    if codes.shape != (batch, *grid) or codes.is_floating_point():
+        raise InputError(f"codes must be integers {(batch, *grid)}, got {codes.dtype} {tuple(codes.shape)}")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) <= config.mask_token_id:
+        raise InputError(
+            f"codes run from {int(codes.min())} to {int(codes.max())}; this model knows 0 to {config.codebook_size - 1}"
+            f" and {config.mask_token_id} for a masked token. Do they come from another tokenizer?"
+        )
+    if mask is None:
+        return codes.flatten(1).long()
+    if mask.dtype != torch.bool or mask.shape[-2:] != grid or mask.ndim not in (2, 3):
+        raise InputError(f"mask must be bool {(batch, *grid)} or {grid}, got {mask.dtype} {tuple(mask.shape)}")
+    return torch.where(mask.to(codes.device), config.mask_token_id, codes).flatten(1).long()
+
+
+def _ranks(order: str, unknown: Tensor, grid: tuple[int, int], generator: torch.Generator | None) -> Tensor | None:
+    """(B, N) place of each unknown token in the order of decoding; None where confidence decides."""
+    if order == "confidence":
+        return None
+    if order == "halton":
+        score = torch.empty(unknown.shape[1], dtype=torch.float32, device=unknown.device)
+        score[halton_order(*grid).to(unknown.device)] = torch.arange(unknown.shape[1], device=unknown.device).float()
+        score = score.expand(unknown.shape)
+    else:
+        source = generator.device if generator is not None else unknown.device
+        score = torch.rand(unknown.shape, device=source, generator=generator).to(unknown.device)
+    return score.masked_fill(~unknown, torch.inf).argsort(1).argsort(1)
+
+
+def _steps(steps: int, progress: bool) -> Any:
+    if not progress:
+        return range(steps)
+    from tqdm.auto import tqdm
+
+    return tqdm(range(steps), desc="decoding", unit="step")
+
+
+@contextmanager
+def _eval_mode(model: Any) -> Any:
+    """Without dropout; the mode comes back afterwards."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)

@@ -33,8 +33,16 @@ def _poison() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
+def _moved(x: torch.Tensor) -> torch.Tensor:
+    """On the device with the same strides, which `Tensor.to` drops for slices."""
+    if x.is_contiguous() or not x.is_floating_point():
+        return x.to(DEVICE)
+    whole = torch.empty(x.untyped_storage().nbytes() // x.element_size(), dtype=x.dtype, device=DEVICE)
+    return whole.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(x)
+
+
 def _example(call: dict[str, Any]) -> Example:
-    moved = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    moved = {k: _moved(v) if isinstance(v, torch.Tensor) else v for k, v in call.items()}
     return Example("", moved, _leaves(call))
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hybridzoo.errors import BackendError, InputError
-from hybridzoo.ops import dispatch
+from hybridzoo.errors import InputError
 from hybridzoo.ops._selftest import relative_error
 from hybridzoo.ops.dispatch import get_op
 from hybridzoo.ops.ms_deform_attn import ms_deform_attn
@@ -169,16 +168,6 @@ def test_no_queries_and_no_batch():
     assert ms_deform_attn(value, shapes, torch.zeros(2, 0, 4, 2, 3, 2), torch.zeros(2, 0, 4, 2, 3)).shape == (2, 0, 32)
     out = ms_deform_attn(value[:0], shapes, torch.zeros(0, 5, 4, 2, 3, 2), torch.zeros(0, 5, 4, 2, 3))
     assert out.shape == (0, 5, 32)
-
-
-def test_auto_waits_for_a_check_on_a_gpu():
-    """Once the kernels have been checked there: drop the veto and this test, and list the op in test_gpu.py."""
-    rows = {row.backend: row for row in dispatch.report("cuda") if row.op == "ms_deform_attn"}
-    assert rows["torch"].auto
-    assert not rows["triton"].auto
-    assert not rows["triton"].deterministic
-    with pytest.raises(BackendError, match="it runs on cuda, the inputs are on cpu"):
-        get_op("ms_deform_attn")(_call(), "triton")
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ register_model(
     | {
         "image_size": 28,
         "base_channels": 32,
-        "encoder_ch_mult": (1, 2, 2),
-        "decoder_ch_mult": (1, 2, 2),
+        "encoder_ch_mult": (1, 1, 2),
+        "decoder_ch_mult": (1, 1, 2),
         "z_channels": 32,
         "codebook_size": 256,
         "codebook_dim": 8,

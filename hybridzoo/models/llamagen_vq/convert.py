@@ -1,7 +1,7 @@
 """Between LlamaGen's tokenizer checkpoints and the zoo's: the same keys; the original's arguments become our fields.
 
-The original is FoundationVision/LlamaGen, `tokenizer/tokenizer_image/vq_model.py`. Published files: `vq_ds16_c2i.pt` and
-`vq_ds8_c2i.pt` (FoundationVision/LlamaGen on the Hugging Face hub), `vq_ds16_t2i.pt` (peizesun/llamagen_t2i).
+The original is FoundationVision/LlamaGen, `tokenizer/tokenizer_image/vq_model.py`. Published files: `vq_ds16_c2i.pt`
+and `vq_ds8_c2i.pt` (FoundationVision/LlamaGen on the Hugging Face hub), `vq_ds16_t2i.pt` (peizesun/llamagen_t2i).
 """
 
 from __future__ import annotations

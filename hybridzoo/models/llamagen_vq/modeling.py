@@ -2,10 +2,10 @@
 
 Paper: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation",
 https://arxiv.org/abs/2406.06525. Original: https://github.com/FoundationVision/LlamaGen (MIT),
-`tokenizer/tokenizer_image/vq_model.py`; a VQGAN with a small, l2-normalised codebook. Differences: indices keep the shape
-of the grid (the original's are flat), distances are computed in pieces so that memory is bounded, and the pixel losses
-are part of the model. The perceptual and adversarial losses of the original need networks of their own and are not part
-of the model: `forward` returns what they need (`reconstruction`), `decoder.last_layer` is the weight they refer to.
+`tokenizer/tokenizer_image/vq_model.py`; a VQGAN with a small, l2-normalised codebook. Differences: indices keep the
+shape of the grid (the original's are flat), distances are computed in pieces so that memory is bounded, and the
+pixel losses are part of the model. The perceptual and adversarial losses of the original need networks
+of their own and are not part of the model: `forward` returns what they need (`reconstruction`), `decoder.last_layer` is the weight they refer to.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Layouts are NCHW. Parameter names are those of the original, FoundationVision/Ll
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels_in, *[channels_out] * blocks]
-        self.res = nn.ModuleList(ResBlock(a, b, dropout) for a, b in zip(widths, widths[1:]))
+        self.res = nn.ModuleList(ResBlock(a, b, dropout) for a, b in pairwise(widths))
         self.attn = nn.ModuleList(AttnBlock(channels_out) for _ in range(blocks if attention else 0))
         if resize == "down":
             self.downsample = Downsample(channels_out)

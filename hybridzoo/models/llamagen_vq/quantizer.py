@@ -34,7 +34,7 @@ class Quantised:
 def entropy_loss(affinity: Tensor, temperature: float = 0.01) -> Tensor:
     """Mean entropy of each position's code distribution less the entropy of their mean; (P, K) -> scalar.
 
-    Low where every position is sure and all codes are used alike (the sample and codebook terms of MaskGIT's tokenizer).
+    Low where every position is sure and all codes are used alike (MaskGIT's two terms).
     """
     log_p = F.log_softmax(affinity / temperature, dim=-1)
     p = log_p.exp()

@@ -125,8 +125,8 @@ def guidance(step: int, steps: int, scale: float, schedule: str = "linear", powe
     Args:
         scale: s at the end ("linear", "power-cosine") or everywhere ("constant"). In the convention
             (1 + w) c - w u it is s = 1 + w.
-        schedule: "constant"; "linear": from 1 to `scale` (w from 0); "power-cosine": 1 + (scale - 1) (1 - cos(pi p)) / 2
-            with p = progress ** power.
+        schedule: "constant"; "linear": from 1 to `scale` (w from 0); "power-cosine":
+            1 + (scale - 1) (1 - cos(pi p)) / 2 with p = progress ** power.
 
     Raises:
         ConfigError: an unknown schedule.
@@ -168,7 +168,7 @@ def _radical_inverse(n: np.ndarray, base: int) -> np.ndarray:
 
 
 def revealed(step: int, steps: int, total: int, schedule: str = "arccos") -> int:
-    """Tokens of a fixed order that are known after step `step` (from 0): at least one more each step, all at the end."""
+    """Tokens of a fixed order that are known after step `step` (from 0): one more a step at least, all at the end."""
     if step + 1 >= steps:
         return total
     share = 1 - float(mask_ratio((step + 1) / steps, schedule, total))

@@ -2,8 +2,9 @@
 
 Paper: Chen et al. 2024, "MaskMamba: A Hybrid Mamba-Transformer Model for Masked Image Generation",
 https://arxiv.org/abs/2409.19937. There is no public code and there are no weights: this is re-implemented from the
-paper's description. Every choice that the description leaves open is a field of `MaskMambaConfig`; docs/models/maskmamba.md
-lists them. Codes come from LlamaGen's tokenizer (family `llamagen_vq`), decoding is MaskGIT's (`decoding.py`).
+paper's description. Every choice that the description leaves open is a field of `MaskMambaConfig`;
+docs/models/maskmamba.md lists them. Codes come from LlamaGen's tokenizer (family `llamagen_vq`), decoding is
+MaskGIT's (`decoding.py`).
 
     codes (B, N), some masked -> embedding + position --+
     class or text -> C tokens + position ---------------+-> [first half | condition | second half] -> layers -> norm

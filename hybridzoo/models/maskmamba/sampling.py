@@ -1,7 +1,7 @@
 """Generation of codes by MaskMamba: iterative decoding with guidance, inpainting, any grid.
 
-The rule is MaskGIT's (`decoding.py`). Guidance is u + s (c - u) on logits, c with and u without the condition. Logits are
-made piece by piece, so that a 2048-pixel image (16,384 tokens of 16,384 codes) never holds all of them.
+The rule is MaskGIT's (`decoding.py`). Guidance is u + s (c - u) on logits, c with and u without the condition. Logits
+are made piece by piece, so that a 2048-pixel image (16,384 tokens of 16,384 codes) never holds all of them.
 
 Legend: B batch, N tokens, D width, K codes, T steps.
 """

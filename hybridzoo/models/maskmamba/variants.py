@@ -1,4 +1,4 @@
-"""Named sizes. B, L and XL are LlamaGen's, which fits the one parameter count that the paper's reviewers quote (741 M)."""
+"""Named sizes. B, L and XL are LlamaGen's, which fits the one parameter count that a reviewer quotes (741 M)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,36 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import BackendError, UnknownNameError, unknown
+from hybridzoo.ops import _benchmark_delta
+from hybridzoo.ops._benchmark_case import BYTES_PER_SECOND, EXPS_PER_SECOND, Case, Contender
+from hybridzoo.ops._benchmark_case import ours as ours_of
 from hybridzoo.ops.causal_conv1d import causal_conv1d
-from hybridzoo.ops.dispatch import get_op, machine_obstacle
+from hybridzoo.ops.dispatch import machine_obstacle
 from hybridzoo.ops.ms_deform_attn import ms_deform_attn
 from hybridzoo.ops.selective_scan import mamba_ssm, selective_scan
-
-BYTES_PER_SECOND = 3.0e12  # device-to-device copy of an H100, measured
-EXPS_PER_SECOND = 3.71e12  # 16 special-function results a clock on each of 132 multiprocessors at 1.755 GHz
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way to compute a case: `call()` gives the output, `leaves` are what gradients are taken of."""
-
-    name: str
-    call: Callable[[], Tensor]
-    leaves: list[Tensor]
-    peer: bool
-    to_common: Callable[[Tensor], Tensor] = field(default=lambda y: y)  # to our layout, for the comparison
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line group of the table."""
-
-    op: str
-    name: str
-    device: str
-    build: Callable[[], Iterator[Contender]]
-    floor_ms: float | None  # of the forward: device-memory traffic or exponentials, whichever takes longer
-    backward: bool = True
 
 
 def loop_of_mamba_ssm(
@@ -61,14 +37,6 @@ def loop_of_mamba_ssm(
         h = decay[:, t] * h + drive[:, t]
         ys.append(torch.einsum("bdn,bn->bd", h, C[:, t]))
     return torch.stack(ys, 1) + u * D
-
-
-def _ours(op: str, run: Callable[[str], Tensor], leaves: list[Tensor], device: str) -> Iterator[Contender]:
-    for b in get_op(op).backends:
-        runs_here = b.devices is None or device in b.devices
-        mine = b.name == "triton" or (b.name == "torch" and device == "cpu")
-        if mine and runs_here and machine_obstacle(b.symbol) is None:
-            yield Contender(f"hybridzoo {b.name}", lambda name=b.name: run(name), leaves, peer=False)
 
 
 def _scan(batch: int, length: int, channels: int, n: int, groups: int, dtype: torch.dtype, gate: bool, device: str):
@@ -88,7 +56,7 @@ def _scan(batch: int, length: int, channels: int, n: int, groups: int, dtype: to
         def ours(name: str) -> Tensor:
             return cast(Tensor, selective_scan(u, dt, A, B, C, D, z, bias, dt_softplus=True, backend=name))
 
-        yield from _ours("selective_scan", ours, leaves, device)
+        yield from ours_of("selective_scan", ours, leaves, device)
         if device == "cuda" and machine_obstacle(mamba_ssm.SYMBOL) is None:
             from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # pyright: ignore[reportMissingImports]
 
@@ -126,7 +94,7 @@ def _conv(batch: int, length: int, channels: int, taps: int, padding: Any, silu:
         def ours(name: str) -> Tensor:
             return cast(Tensor, causal_conv1d(x, weight, bias, activation=activation, padding=padding, backend=name))
 
-        yield from _ours("causal_conv1d", ours, [x, weight, bias], device)
+        yield from ours_of("causal_conv1d", ours, [x, weight, bias], device)
         first = x.detach().transpose(1, 2).contiguous().requires_grad_()
         weights = [t.detach().clone().requires_grad_() for t in (weight, bias)]
         if device == "cuda" and padding == "causal" and machine_obstacle("causal_conv1d:causal_conv1d_fn") is None:
@@ -200,7 +168,7 @@ def _deform(maps: list[tuple[int, int]], queries: int | None, dtype: torch.dtype
         locations = torch.rand(*shape, 2, device=device).requires_grad_()
         weights = torch.rand(shape, device=device).flatten(3).softmax(3).view(shape).to(dtype).requires_grad_()
         leaves = [value, locations, weights]
-        yield from _ours(
+        yield from ours_of(
             "ms_deform_attn", lambda name: ms_deform_attn(value, maps, *leaves[1:], backend=name), leaves, device
         )
         if device == "cuda" and machine_obstacle("msda_ext:ms_deform_attn_forward") is None:
@@ -227,7 +195,8 @@ def cases(device: str) -> list[Case]:
         build, floor = _scan(1, 1024, 256, 16, 1, fp32, False, device)
         found = [Case("selective_scan", "B1 L1024 D256 N16 fp32", device, build, floor)]
         build, floor = _deform(four, 900, fp32, device)
-        return [*found, Case("ms_deform_attn", "decoder Q900 4 maps fp32", device, build, floor)]
+        found.append(Case("ms_deform_attn", "decoder Q900 4 maps fp32", device, build, floor))
+        return [*found, *_benchmark_delta.cases(device)]
     found = []
     for name, shape in {
         "Hymba training B4 L2176 D3200 N16 bf16 z": (4, 2176, 3200, 16, 1, bf16, True),
@@ -259,7 +228,7 @@ def cases(device: str) -> list[Case]:
     for name, (maps, queries, dtype) in deform.items():
         build, floor = _deform(maps, queries, dtype, device)
         found.append(Case("ms_deform_attn", name, device, build, floor))
-    return found
+    return [*found, *_benchmark_delta.cases(device)]
 
 
 def time_cpu(call: Callable[[], Any], seconds: float) -> float:

@@ -310,7 +310,74 @@ def run_msda() -> dict[str, Any]:
     return found
 
 
-SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv, "ms_deform_attn": run_msda}
+def delta_case(
+    B: int,
+    T: int,
+    H: int,
+    K: int,
+    V: int,
+    dtype: torch.dtype = torch.float32,
+    cu: tuple[int, ...] | None = None,
+    state: bool = True,
+    alike: float = 0.0,
+) -> Example:
+    """`alike` moves all keys towards one, which makes the triangular systems hard."""
+
+    def unit(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(x, dim=-1)
+
+    keys = unit((1 - alike) * unit(torch.randn(B, T, H, K)) + alike * unit(torch.randn(K)))
+    call = {
+        "q": torch.randn(B, T, H, K).to(dtype),
+        "k": keys.to(dtype),
+        "v": torch.randn(B, T, H, V).to(dtype),
+        "beta": (2 * torch.rand(B, T, H)).to(dtype),
+        "scale": 0.4,
+        "initial_state": torch.randn(len(cu) - 1 if cu else B, H, K, V) if state else None,
+        "cu_seqlens": torch.tensor(cu) if cu else None,
+    }
+    return _example(call)
+
+
+def run_delta() -> dict[str, Any]:
+    from hybridzoo.ops.delta_rule.custom_ops import delta_rule_triton
+
+    cases = {
+        "T1": delta_case(1, 1, 1, 4, 3),
+        "T64": delta_case(1, 64, 1, 16, 16, state=False),
+        "T130-B2-H2": delta_case(2, 130, 2, 20, 36),
+        "K80-V72": delta_case(1, 70, 1, 80, 72),
+        "alike": delta_case(1, 64, 1, 8, 8, alike=0.95),
+        "empty-segments": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
+        "fp16": delta_case(1, 70, 2, 16, 16, torch.float16),  # the interpreter has no matrix products of bf16
+    }
+    if DEVICE == "cuda":
+        cases["real"] = delta_case(2, 1000, 4, 128, 128)
+        cases["real-alike"] = delta_case(2, 500, 4, 128, 128, alike=0.9)
+        cases["real-bf16"] = delta_case(2, 1000, 4, 128, 128, torch.bfloat16)
+        cases["real-K256-bf16"] = delta_case(1, 700, 2, 256, 256, torch.bfloat16)
+        cases["real-K256"] = delta_case(1, 200, 2, 256, 256)
+        cases["real-K64-fp16"] = delta_case(3, 333, 2, 64, 128, torch.float16)
+        cases["real-packed"] = delta_case(1, 3000, 2, 128, 128, cu=(0, 5, 5, 1000, 1001, 3000))
+    by_name = {b.name: b for b in get_op("delta_rule").backends}
+    found = {}
+    for name, example in list(cases.items())[SHARD::SHARDS]:
+        want = run_example(by_name["torch"], example, torch.float64)
+        got = run_example(by_name["triton"], example)
+        found[name] = {key: relative_error(got[key], want[key]) for key in want}
+        if DEVICE == "cuda":
+            again = run_example(by_name["triton"], example)
+            found[name]["not deterministic"] = float(any(not torch.equal(again[k], got[k]) for k in got))
+    torch.use_deterministic_algorithms(False)
+    call = delta_case(1, 66, 1, 8, 8).call
+    leaves = [call[n].clone().requires_grad_() for n in ("q", "k", "v", "beta")]
+    state = call["initial_state"].clone().requires_grad_()
+    checked = torch.library.opcheck(delta_rule_triton, (*leaves, 0.4, state, None, True))
+    found["opcheck"] = {name: float(verdict != "SUCCESS") for name, verdict in checked.items()}
+    return found
+
+
+SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv, "ms_deform_attn": run_msda, "delta_rule": run_delta}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")

@@ -7,6 +7,7 @@ import torch
 
 from hybridzoo.errors import UnknownNameError
 from hybridzoo.ops import _benchmark as bench
+from hybridzoo.ops import _benchmark_delta
 
 
 def test_rows_hold_times_differences_and_ratios():
@@ -40,10 +41,17 @@ def test_deformable_attention_contenders_agree():
 
 def test_every_gpu_case_is_described():
     found = bench.cases("cuda")
-    assert {c.op for c in found} == {"selective_scan", "causal_conv1d", "ms_deform_attn"}
+    assert {c.op for c in found} == {"selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule"}
     assert all(c.floor_ms > 0 for c in found)
 
 
 def test_unknown_op_is_an_error():
     with pytest.raises(UnknownNameError, match="did you mean 'selective_scan'"):
         bench.benchmark("cpu", "selectiv_scan")
+
+
+def test_delta_rule_contenders_agree():
+    build = _benchmark_delta._build(2, 9, 2, 4, torch.float32, "cpu")
+    rows = bench.run_case(bench.Case("delta_rule", "tiny", "cpu", build, None), seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "loop over positions"]
+    assert all(row["difference"] < 1e-6 for row in rows)

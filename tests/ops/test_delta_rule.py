@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hybridzoo.errors import InputError
 from hybridzoo.ops._selftest import relative_error
 from hybridzoo.ops.delta_rule import delta_rule, delta_rule_step
+from hybridzoo.ops.dispatch import get_op
 
 
 def by_position(q, k, v, beta, scale, initial_state=None, cu_seqlens=None):
@@ -126,3 +127,30 @@ def test_bad_inputs_are_named(change, words):
 def test_segment_bounds_are_checked():
     with pytest.raises(InputError, match="must rise from 0 to the length 9"):
         delta_rule(**inputs(B=1), cu_seqlens=torch.tensor([0, 4, 8]))
+
+
+@pytest.mark.parametrize("case", ["T1", "T64", "T130-B2-H2", "K80-V72", "alike", "empty-segments", "fp16", "opcheck"])
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
+    """Outputs and every gradient, memory poisoned beforehand, in Triton's interpreter; and `torch.library.opcheck`."""
+    errors = kernel_errors("delta_rule")[case]
+    if case != "opcheck":
+        wanted = {"out.0", "out.1", "grad.q", "grad.k", "grad.v", "grad.beta", "grad.initial_state"}
+        assert set(errors) == wanted - ({"grad.initial_state"} if case == "T64" else set())
+    limit = 4e-3 if case == "fp16" else 5e-6
+    assert {k: e for k, e in errors.items() if not e <= limit} == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"q": torch.zeros(1, 4, 1, 8).half()}, "in one dtype"),
+        ({n: torch.zeros(1, 4, 1, 8).double() for n in "qkv"}, "fp32 at most"),
+        ({n: torch.zeros(1, 4, 1, 300) for n in "qkv"}, "256 key channels"),
+    ],
+)
+def test_calls_that_the_kernels_refuse(change, words):
+    triton = get_op("delta_rule").backends[0]
+    call = {**dict.fromkeys("qkv", torch.zeros(1, 4, 1, 8)), "beta": torch.zeros(1, 4, 1)}
+    assert triton.name == "triton"
+    assert triton.supports(call) is None
+    assert words in str(triton.supports({**call, **change}))

@@ -1,18 +1,20 @@
 """`delta_rule`: linear attention that corrects what its state already says (DeltaNet), and its single step.
 
-Backends: `torch` (the definition, chunkwise).
+Backends: `torch` (the definition, chunkwise), `triton` (ours), `fla` (flash-linear-attention's kernels).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
+from hybridzoo.ops.delta_rule import fla
 from hybridzoo.ops.delta_rule.reference import delta_rule_torch
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
 
 __all__ = ["delta_rule", "delta_rule_step"]
 
@@ -42,7 +44,7 @@ def delta_rule(
         initial_state: (B, H, K, V); with cu_seqlens (S, H, K, V).
         return_final_state: also return the state after the last position.
         cu_seqlens: (S + 1,) integers from 0 to T for a batch of 1; segments may be empty.
-        backend: `"auto"` or `"torch"`.
+        backend: `"auto"`, `"torch"`, `"triton"` or `"fla"`.
 
     Returns:
         o (B, T, H, V) in v's dtype, or (o, final_state).
@@ -143,10 +145,63 @@ def _examples(device: torch.device) -> list[Example]:
     return [make("plain", 130), make("packed", 100, cu=[0, 3, 3, 70, 100]), make("bf16", 130, torch.bfloat16)]
 
 
+def _run_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    scale: float,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    from hybridzoo.ops.delta_rule.custom_ops import delta_rule_triton
+
+    floats = (q, k, v, beta, initial_state)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in floats)
+    return delta_rule_triton(q, k, v, beta, scale, initial_state, cu_seqlens, keep)[:2]
+
+
+def _triton_supports(call: Call) -> str | None:
+    dtypes = {name: call[name].dtype for name in ("q", "k", "v")}
+    if len(set(dtypes.values())) > 1:
+        return f"the kernels want q, k and v in one dtype, they are {dtypes}"
+    if call["v"].dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the kernels compute in fp32 at most, v is {call['v'].dtype}"
+    if call["k"].shape[3] > 256:
+        return f"the kernels keep at most 256 key channels in registers, k has {call['k'].shape[3]}"
+    if torch.version.hip is not None:
+        return "the kernels have been checked on NVIDIA GPUs only"
+    return None
+
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="delta_rule",
-        backends=(Backend(name="torch", priority=0, run=delta_rule_torch, exportable=True),),
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_triton_supports,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(
+                name="fla",
+                priority=10,
+                run=fla.run,
+                supports=fla.supports,
+                deterministic=False,
+                devices=("cuda",),
+                symbol=fla.SYMBOL,
+                fix="pip install 'hybridzoo[fla]'",
+                traceable=False,
+            ),
+            Backend(name="torch", priority=0, run=delta_rule_torch, exportable=True),
+        ),
         examples=_examples,
     )
 )

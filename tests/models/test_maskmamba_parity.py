@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ VIM = ["mamba_uni", "bimamba_v1", "bimamba_v2", "bimamba_v2_div2", "bimamba_v2_l
 
 def read(name: str) -> tuple[dict[str, torch.Tensor], dict]:
     document = json.loads((FIXTURES / f"{name}.json").read_text())
-    return load_file(FIXTURES / f"{name}.safetensors"), document["config"] if "config" in document else document
+    return load_file(FIXTURES / f"{name}.safetensors"), document.get("config", document)
 
 
 @pytest.mark.parametrize("name", VIM)
@@ -140,7 +141,7 @@ def test_halton_order(height, width):
 def test_tokens_of_a_fixed_order_per_step():
     counts = [revealed(t, 32, 256) for t in range(32)]
     assert counts[-1] == 256
-    assert all(b > a for a, b in zip(counts, counts[1:]))
+    assert all(b > a for a, b in pairwise(counts))
     assert counts[:3] == [5, 10, 15]  # 1 - arccos(r) / (pi / 2) of 256, rounded down
     assert [revealed(t, 4, 4) for t in range(4)] == [1, 2, 3, 4]
 

@@ -3,9 +3,9 @@
 Paper: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation",
 https://arxiv.org/abs/2406.06525. Original: https://github.com/FoundationVision/LlamaGen (MIT),
 `tokenizer/tokenizer_image/vq_model.py`; a VQGAN with a small, l2-normalised codebook. Differences: indices keep the
-shape of the grid (the original's are flat), distances are computed in pieces so that memory is bounded, and the
-pixel losses are part of the model. The perceptual and adversarial losses of the original need networks
-of their own and are not part of the model: `forward` returns what they need (`reconstruction`), `decoder.last_layer` is the weight they refer to.
+shape of the grid (the original's are flat), distances are computed in pieces so that memory is bounded, and the pixel
+losses are part of the model. The perceptual and adversarial losses of the original need networks of their own and are
+not: `forward` returns what they need (`reconstruction`), `decoder.last_layer` is the weight that they refer to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hybridzoo.errors import InputError
 from hybridzoo.modeling import ZooModel
@@ -101,7 +101,7 @@ class LlamaGenVQ(ZooModel):
             if self.config.codebook_l2_norm:  # every direction alike
                 with torch.no_grad():
                     module.embedding.weight.copy_(F.normalize(module.embedding.weight, dim=-1))
-            if hasattr(module, "codebook_used"):
+            if module.codebook_used is not None:
                 module.codebook_used.zero_()
 
     def encode(self, pixel_values: Tensor) -> EncodedImages:

@@ -47,10 +47,10 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, codebook_size: int, codebook_dim: int, l2_norm: bool, entropy: bool, show_usage: bool) -> None:
         super().__init__()
+        self.codebook_used: Tensor | None
         self.l2_norm, self.entropy = l2_norm, entropy
         self.embedding = nn.Embedding(codebook_size, codebook_dim)
-        if show_usage:
-            self.register_buffer("codebook_used", torch.zeros(USAGE_WINDOW))
+        self.register_buffer("codebook_used", torch.zeros(USAGE_WINDOW) if show_usage else None)
 
     def codebook(self) -> Tensor:
         """(K, codebook_dim) rows as they are compared and handed on."""
@@ -79,8 +79,8 @@ class VectorQuantizer(nn.Module):
             out.commit_loss = F.mse_loss(wide.detach(), target)
             if self.entropy:
                 out.entropy_loss = self._entropy(target.reshape(-1, z.shape[-1]))
-            if hasattr(self, "codebook_used"):
-                out.usage = self._note(indices)
+            if self.codebook_used is not None:
+                out.usage = self._note(self.codebook_used, indices)
         return out
 
     def _entropy(self, flat: Tensor) -> Tensor:
@@ -88,11 +88,11 @@ class VectorQuantizer(nn.Module):
         distance = flat.square().sum(1, keepdim=True) + rows.square().sum(1) - 2 * flat @ rows.t()
         return entropy_loss(-distance)
 
-    def _note(self, indices: Tensor) -> Tensor:
-        newest = indices.flatten()[-USAGE_WINDOW:].to(self.codebook_used)
-        self.codebook_used.copy_(torch.cat((self.codebook_used[len(newest) :].clone(), newest)))
+    def _note(self, seen: Tensor, indices: Tensor) -> Tensor:
+        newest = indices.flatten()[-USAGE_WINDOW:].to(seen)
+        seen.copy_(torch.cat((seen[len(newest) :].clone(), newest)))
         used = torch.zeros(len(self.embedding.weight), device=newest.device)
-        return used.index_fill_(0, self.codebook_used.long(), 1.0).mean()
+        return used.index_fill_(0, seen.long(), 1.0).mean()
 
     def lookup(self, indices: Tensor) -> Tensor:
         """(B, h, w) indices -> (B, codebook_dim, h, w) rows."""

@@ -175,17 +175,18 @@ class TextCondition(nn.Module):
 
     def __init__(self, text_dim: int, width: int, length: int) -> None:
         super().__init__()
+        self.uncond_embedding: Tensor
         self.cap_proj = TextProjection(text_dim, width)
         self.register_buffer("uncond_embedding", torch.zeros(length, text_dim))
 
     def set_initial_values(self) -> None:
         """Normal, of unit length per row on average."""
         table = self.uncond_embedding
-        table.copy_(torch.randn_like(table) / table.shape[1] ** 0.5)  # type: ignore[operator, union-attr]
+        table.copy_(torch.randn_like(table) / table.shape[1] ** 0.5)
 
     def forward(self, features: Tensor, drop: Tensor | None = None) -> Tensor:
         """(B, C, text_dim) and which rows (B,) get the null text -> (B, C, D)."""
         if drop is not None:
-            null = self.uncond_embedding.to(features.dtype)  # type: ignore[operator, union-attr]
+            null = self.uncond_embedding.to(features.dtype)
             features = torch.where(drop[:, None, None], null, features)
         return self.cap_proj(features)

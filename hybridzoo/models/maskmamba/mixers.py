@@ -11,6 +11,7 @@ Legend: B batch, L length, D width, I width of one branch, N states, R rank of d
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +45,39 @@ def selective_inputs(a: Tensor, x_proj: nn.Linear, dt_proj: nn.Linear, d_state: 
     return F.linear(dt, dt_proj.weight), b, c
 
 
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Literal["causal", "same"] = "causal") -> Tensor:
+    """Depthwise convolution (B, L, I) and SiLU."""
+    y = causal_conv1d(x, weight, bias, activation="silu", padding=padding)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def scan(
+    u: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, dt_bias: Tensor, z: Tensor | None = None
+) -> Tensor:
+    """The selective scan with A = -exp(a_log); states and parameters in fp32 whatever the inputs' type."""
+    A = -torch.exp(a_log.float())
+    y = selective_scan(u, dt, A, b, c, d.float(), z, dt_bias.float(), dt_softplus=True)
+    assert isinstance(y, Tensor)
+    return y
+
+
 class MambaBase(nn.Module):
     """What both Mamba layers share: the numbered set of scan parameters, with and without the suffix `_b`."""
 
     d_state: int
+    in_proj: nn.Linear
+    out_proj: nn.Linear
+    conv1d: nn.Conv1d
+    conv1d_b: nn.Conv1d
+    x_proj: nn.Linear
+    x_proj_b: nn.Linear
+    dt_proj: nn.Linear
+    dt_proj_b: nn.Linear
+    A_log: nn.Parameter
+    A_b_log: nn.Parameter
+    D: nn.Parameter
+    D_b: nn.Parameter
 
     def add_scan(self, width: int, rank: int, d_state: int, suffix: str = "", a_name: str = "A_log") -> None:
         """Register `x_proj`, `dt_proj`, `A_log` and `D` of one direction."""
@@ -59,10 +89,10 @@ class MambaBase(nn.Module):
     def set_initial_values(self) -> None:
         """Mamba's own initial values of the scan; called by the model after the linear layers'."""
         for name, child in self.named_children():
-            if name.startswith("dt_proj"):
-                set_time_step(child)  # type: ignore[arg-type]
-            elif name.startswith("conv1d"):
-                child.reset_parameters()  # type: ignore[operator]
+            if name.startswith("dt_proj") and isinstance(child, nn.Linear):
+                set_time_step(child)
+            elif isinstance(child, nn.Conv1d):
+                child.reset_parameters()
         with torch.no_grad():
             for name, parameter in self.named_parameters(recurse=False):
                 if name.endswith("_log"):
@@ -109,8 +139,7 @@ class BiMambaV2(MambaBase):
         holders = [getattr(self, f"conv1d{suffix}") for suffix in ("", "_b", "_c")[: self.branches]]
         weight = torch.cat([h.weight.squeeze(1) for h in holders])
         bias = torch.cat([h.bias for h in holders]) if holders[0].bias is not None else None
-        y = causal_conv1d(u, weight, bias, activation="silu", padding="same")
-        return y  # type: ignore[return-value]
+        return convolve(u, weight, bias, "same")
 
     def forward(self, x: Tensor) -> Tensor:
         inner, u = self.inner, self.in_proj(x)
@@ -138,8 +167,7 @@ class BiMambaV2(MambaBase):
         return self.out_proj(torch.cat(parts[: self.branches], dim=-1))
 
     def _scan(self, u: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, bias: Tensor) -> Tensor:
-        A = -torch.exp(a_log.float())
-        return selective_scan(u, dt, A, b, c, d.float(), dt_bias=bias.float(), dt_softplus=True)  # type: ignore[return-value]
+        return scan(u, dt, b, c, a_log, d, bias)
 
 
 class VimMamba(MambaBase):
@@ -192,24 +220,24 @@ class VimMamba(MambaBase):
     def _direction(self, x: Tensor, z: Tensor, suffix: str) -> Tensor:
         conv, d = getattr(self, f"conv1d{suffix}"), getattr(self, f"D{suffix}")
         dt_proj, a_log = getattr(self, f"dt_proj{suffix}"), self.A_b_log if suffix else self.A_log
-        a = causal_conv1d(x, conv.weight.squeeze(1), conv.bias, activation="silu")
-        dt, b, c = selective_inputs(a, getattr(self, f"x_proj{suffix}"), dt_proj, self.d_state)  # type: ignore[arg-type]
-        return self._scan(a, z, dt, b, c, a_log, d, dt_proj.bias)  # type: ignore[arg-type]
+        a = convolve(x, conv.weight.squeeze(1), conv.bias)
+        dt, b, c = selective_inputs(a, getattr(self, f"x_proj{suffix}"), dt_proj, self.d_state)
+        return self._scan(a, z, dt, b, c, a_log, d, dt_proj.bias)
 
-    def _scan(self, a: Tensor, z: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, bias: Tensor):
-        A = -torch.exp(a_log.float())
-        y = selective_scan(a, dt, A, b, c, d.float(), z, bias.float(), dt_softplus=True)
-        return y
+    def _scan(
+        self, a: Tensor, z: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, bias: Tensor
+    ) -> Tensor:
+        return scan(a, dt, b, c, a_log, d, bias, z)
 
     def forward(self, hidden: Tensor) -> Tensor:
         x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (B, L, I) each
         if self.bimamba_type == "v1":
-            a = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, activation="silu")
-            dt, b, c = selective_inputs(a, self.x_proj, self.dt_proj, self.d_state)  # type: ignore[arg-type]
+            a = convolve(x, self.conv1d.weight.squeeze(1), self.conv1d.bias)
+            dt, b, c = selective_inputs(a, self.x_proj, self.dt_proj, self.d_state)
             shared = (a, z, dt, b, c)
-            y = self._scan(*shared, self.A_log, self.D, self.dt_proj.bias)  # type: ignore[arg-type]
-            flipped = tuple(t.flip(1) for t in shared)
-            y = y + self._scan(*flipped, self.A_b_log, self.D, self.dt_proj.bias).flip(1)
+            y = self._scan(*shared, self.A_log, self.D, self.dt_proj.bias)
+            a, z, dt, b, c = (t.flip(1) for t in shared)
+            y = y + self._scan(a, z, dt, b, c, self.A_b_log, self.D, self.dt_proj.bias).flip(1)
         else:
             y = self._direction(x, z, "")
             if self.bimamba_type == "v2":

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hybridzoo.errors import InputError
 from hybridzoo.modeling import ZooModel
@@ -58,14 +58,17 @@ class MaskMambaForImageGeneration(ZooModel):
     _no_split_modules: ClassVar[list[str]] = ["MaskMambaBlock"]
     _supports_sdpa = True
 
+    config: MaskMambaConfig
+
     def __init__(self, config: MaskMambaConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
+        self.num_classes: int = config.num_labels or 1
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
         self.token_position = nn.Parameter(torch.empty(config.grid_size**2, width))
         self.condition_position = nn.Parameter(torch.empty(config.num_condition_tokens, width))
         self.condition = (
-            ClassCondition(config.num_labels, width)
+            ClassCondition(self.num_classes, width)
             if config.condition == "class"
             else TextCondition(config.text_dim, width, config.text_length)
         )
@@ -83,7 +86,7 @@ class MaskMambaForImageGeneration(ZooModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
             nn.init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.LayerNorm) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (MambaBase, TextCondition)):
             module.set_initial_values()
@@ -214,7 +217,7 @@ class MaskMambaForImageGeneration(ZooModel):
         masked[:, 0] = True
         inputs: dict[str, Any] = {"input_ids": codes.masked_fill(masked, c.mask_token_id).to(device)}
         if c.condition == "class":
-            inputs["class_labels"] = (torch.arange(batch_size) % c.num_labels).to(device)
+            inputs["class_labels"] = (torch.arange(batch_size) % self.num_classes).to(device)
         else:
             texts = torch.randn(batch_size, c.text_length, c.text_dim, generator=generator)
             inputs["text_embeds"] = texts.to(device, self.token_position.dtype)

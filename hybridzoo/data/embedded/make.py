@@ -3,6 +3,7 @@
 python -m hybridzoo.data.embedded.make vader DIR_WITH_THE_FOUR_GROUND_TRUTH_FILES
 python -m hybridzoo.data.embedded.make fashion_mnist DIR_WITH_THE_FOUR_IDX_FILES
 python -m hybridzoo.data.embedded.make austen DIR_WITH_RDATA.RDB_OF_JANEAUSTENR
+python -m hybridzoo.data.embedded.make trees DIR_WITH_DEEPFOREST_DATA
 """
 
 from __future__ import annotations
@@ -79,8 +80,15 @@ def make_austen(source: Path) -> Path:
     return target
 
 
+def make_trees(source: Path) -> Path:
+    """Every fourth tile with trees of the photographs of `hybridzoo.data.detection.trees`, as JPEG, and COCO files."""
+    from hybridzoo.data.detection.trees import pack_mini
+
+    return pack_mini(source)
+
+
 if __name__ == "__main__":
-    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist, "austen": make_austen}
+    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist, "austen": make_austen, "trees": make_trees}
     if len(sys.argv) != 3 or sys.argv[1] not in makers:
         sys.exit(__doc__)
     made = makers[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,116 @@
+"""Mamba's selective state space layer without its projections, shared by the Mamba and the Hymba mixer.
+
+Gu & Dao 2023, https://arxiv.org/abs/2312.00752, section 3; the norms of dt, B and C are those of Jamba and Hymba.
+
+Legend: B rows, T positions, I inner channels, N states, R rank of dt.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from hybridzoo.layers.mixer import MixerContext, MixerInfo, State, choose, require
+from hybridzoo.layers.norms import RMSNorm
+from hybridzoo.layers.short_conv import ShortConv
+from hybridzoo.ops.selective_scan import selective_scan, selective_scan_step
+
+_NO_STEP = -1e4  # softplus of it is 0: the state stays as it is
+DT_INITS = ("zero", "mamba")
+
+
+class SelectiveSSM(nn.Module):
+    """u = silu(conv(x)); dt, B, C from u; y = scan(u) * silu(z).
+
+    Args:
+        inner: I.
+        d_state: N.
+        d_conv: taps of the convolution.
+        dt_rank: R.
+        conv_bias: whether the convolution has a bias.
+        inner_norms: RMSNorms of dt, B and C.
+        dt_init: start of dt's bias: `"zero"`, or `"mamba"`: softplus of it is log-uniform in [0.001, 0.1].
+        info: place of the layer.
+    """
+
+    def __init__(
+        self,
+        inner: int,
+        d_state: int,
+        d_conv: int,
+        dt_rank: int,
+        *,
+        conv_bias: bool,
+        inner_norms: bool,
+        dt_init: str,
+        info: MixerInfo,
+    ) -> None:
+        super().__init__()
+        choose("dt_init", dt_init, DT_INITS)
+        require(min(d_state, d_conv, dt_rank) > 0, f"d_state={d_state}, d_conv={d_conv}, dt_rank={dt_rank} must be > 0")
+        self.dt_init, self.sizes = dt_init, [dt_rank, d_state, d_state]
+        self.conv1d = ShortConv(inner, d_conv, bias=conv_bias, activation="silu")
+        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(dt_rank, inner, bias=True)
+        self.A_log = nn.Parameter(torch.empty(inner, d_state))
+        self.D = nn.Parameter(torch.empty(inner))
+        norms = [RMSNorm(n, info.norm_eps, round_first=info.round_first) if inner_norms else None for n in self.sizes]
+        self.dt_norm, self.B_norm, self.C_norm = norms
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """A_n = -n, D = 1, dt's bias by `dt_init`."""
+        with torch.no_grad():
+            states = torch.arange(1, self.A_log.shape[1] + 1, dtype=torch.float32, device=self.A_log.device)
+            init.copy_(self.A_log, states.log().expand_as(self.A_log))
+            init.ones_(self.D)
+            bias = self.dt_proj.bias
+            if self.dt_init == "zero":
+                init.zeros_(bias)
+                return
+            low, high = math.log(1e-3), math.log(1e-1)
+            dt = (torch.rand_like(bias) * (high - low) + low).exp()
+            init.copy_(bias, dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+            scale = self.dt_proj.in_features**-0.5
+            init.uniform_(self.dt_proj.weight, -scale, scale)
+
+    def forward(self, x: Tensor, z: Tensor, ctx: MixerContext, state: State | None) -> tuple[Tensor, State | None]:
+        """Run.
+
+        Args:
+            x, z: (B, T, I) input and gate.
+            ctx: of the call.
+            state: {"conv": (B, W - 1, I), "ssm": (B, I, N)} or None.
+
+        Returns:
+            (B, T, I) and the new state if it was asked for.
+        """
+        u, conv = self.conv1d(x, ctx, None if state is None else state["conv"])
+        dt, B, C = self.x_proj(u).split(self.sizes, -1)
+        if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
+            dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
+        dt = nn.functional.linear(dt, self.dt_proj.weight.to(dt.dtype))  # its bias joins inside the scan, in fp32
+        if ctx.valid is not None and ctx.return_state:
+            dt = dt.masked_fill(~ctx.valid.unsqueeze(2), _NO_STEP)
+        dt, B, C, z = (t.to(u.dtype) for t in (dt, B, C, z))
+        A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+        before = None if state is None else state["ssm"]
+        if x.shape[1] == 1 and before is not None and ctx.cu_seqlens is None:
+            parts = (u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], self.D, z[:, 0], self.dt_proj.bias)
+            y, after = selective_scan_step(before, *parts, dt_softplus=True, inplace=ctx.inplace)
+            y = y.unsqueeze(1)
+        else:
+            out = selective_scan(
+                *(u, dt, A, B, C, self.D, z, self.dt_proj.bias),
+                dt_softplus=True,
+                initial_state=before,
+                return_final_state=ctx.return_state,
+                cu_seqlens=ctx.cu_seqlens,
+            )
+            y, after = out if isinstance(out, tuple) else (out, None)
+        if not ctx.return_state or conv is None or after is None:
+            return y, None
+        return y, {"conv": conv, "ssm": after}

@@ -1,0 +1,73 @@
+"""The short causal convolution in front of DeltaNet's and Mamba's recurrences, with its state.
+
+Legend: B rows, T positions, C channels, W taps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hybridzoo.layers.mixer import MixerContext
+from hybridzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+
+
+class ShortConv(nn.Module):
+    """Depthwise causal convolution over time, parameters shaped as torch's Conv1d.
+
+    Args:
+        channels: C.
+        taps: W.
+        bias: add one per channel.
+        activation: `"silu"` or None.
+    """
+
+    def __init__(self, channels: int, taps: int, *, bias: bool, activation: Literal["silu"] | None) -> None:
+        super().__init__()
+        self.taps, self.activation = taps, activation
+        self.weight = nn.Parameter(torch.empty(channels, 1, taps).uniform_(-1, 1) / math.sqrt(taps))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x: Tensor, ctx: MixerContext, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Convolve.
+
+        Args:
+            x: (B, T, C).
+            ctx: of the call.
+            state: (B, W - 1, C) the inputs before the first position, oldest first; packed: one row per segment.
+
+        Returns:
+            (B, T, C), and the state after the last valid position if it was asked for.
+        """
+        weight = self.weight.squeeze(1)
+        if x.shape[1] == 1 and state is not None and ctx.cu_seqlens is None and self.taps > 1:
+            y, new = causal_conv1d_step(state, x[:, 0], weight, self.bias, activation=self.activation)
+            if ctx.valid is not None:
+                new = torch.where(ctx.valid.unsqueeze(2), new, state.to(new.dtype))
+            return y.unsqueeze(1), new if ctx.return_state else None
+        before = None if state is None else state.to(x.dtype)
+        y = causal_conv1d(
+            x,
+            weight,
+            self.bias,
+            activation=self.activation,
+            initial_state=before if self.taps > 1 else None,
+            cu_seqlens=ctx.cu_seqlens,
+        )
+        assert isinstance(y, Tensor)
+        return y, self._after(x, ctx, before) if ctx.return_state else None
+
+    def _after(self, x: Tensor, ctx: MixerContext, before: Tensor | None) -> Tensor:
+        keep = self.taps - 1
+        if ctx.counts is None and x.shape[1] >= keep:
+            return x[:, x.shape[1] - keep :].contiguous()  # not a view: it would keep all of x alive
+        if before is None:
+            before = x.new_zeros(x.shape[0], keep, x.shape[2])
+        inputs = torch.cat([before, x], 1)
+        if ctx.counts is None:
+            return inputs[:, inputs.shape[1] - keep :].contiguous()
+        at = ctx.counts.unsqueeze(1) + torch.arange(keep, device=x.device)  # (B, W - 1)
+        return inputs.gather(1, at.unsqueeze(2).expand(-1, -1, x.shape[2]))

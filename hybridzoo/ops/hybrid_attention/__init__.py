@@ -1,0 +1,114 @@
+"""`hybrid_attention`: causal attention with a sliding window and always-visible meta tokens, as Hymba's layers use it.
+
+Backends: `torch` (the definition, on scaled_dot_product_attention), `flex` (torch's FlexAttention, compiled).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.errors import InputError
+from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.hybrid_attention import flex
+from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
+from hybridzoo.ops.hybrid_attention.reference import attention_torch
+
+__all__ = ["AttentionPlan", "hybrid_attention"]
+
+
+def hybrid_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan | None = None,
+    *,
+    scale: float | None = None,
+    backend: str = AUTO,
+) -> Tensor:
+    """softmax(q k^T scale) v over the keys that `plan` shows to each query.
+
+    Key head g serves the query heads g * H / G to (g + 1) * H / G - 1. The value width may differ from the key width.
+
+    Args:
+        q: (B, H, T, K).
+        k: (B, G, S, K), G a divisor of H.
+        v: (B, G, S, V).
+        plan: who sees whom; plain causal attention, aligned at the end, if left out.
+        scale: K ** -0.5 if left out.
+        backend: `"auto"`, `"torch"` or `"flex"`.
+
+    Returns:
+        (B, H, T, V) in q's dtype.
+
+    Raises:
+        InputError: shapes that do not fit.
+        BackendError: the backend asked for cannot run the call.
+    """
+    if q.dim() != 4 or k.dim() != 4 or v.dim() != 4 or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise InputError(
+            "hybrid_attention: q must be (B, H, T, K), k (B, G, S, K) and v (B, G, S, V); "
+            f"they are {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[1] % k.shape[1]:
+        raise InputError(
+            f"hybrid_attention: q {tuple(q.shape)} and k {tuple(k.shape)} must have the same batch, and q's heads must "
+            "be a multiple of k's"
+        )
+    if plan is None:
+        plan = AttentionPlan(q.shape[2], k.shape[2], q.device)
+    if (plan.q_length, plan.k_length) != (q.shape[2], k.shape[2]):
+        raise InputError(
+            f"hybrid_attention: the plan is for {plan.q_length} queries and {plan.k_length} keys, there are "
+            f"{q.shape[2]} and {k.shape[2]}"
+        )
+    call = {"q": q, "k": k, "v": v, "plan": plan, "scale": q.shape[3] ** -0.5 if scale is None else scale}
+    return OP(call, backend)
+
+
+def _examples(device: torch.device) -> list[Example]:
+    def make(name: str, length: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
+        g = torch.Generator().manual_seed(length)
+
+        def rand(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g).to(device, dtype)
+
+        call: dict[str, Any] = {
+            "q": rand(2, 4, length, 16),
+            "k": rand(2, 2, length, 16),
+            "v": rand(2, 2, length, 32),
+            "plan": AttentionPlan(length, length, device, **options),
+            "scale": 0.25,
+        }
+        return Example(name, call, ("q", "k", "v"))
+
+    segments = (torch.arange(160, device=device) // 50).unsqueeze(0).expand(2, -1)
+    return [
+        make("causal", 150),
+        make("window and prefix", 200, window=20, prefix=5),
+        make("packed", 160, window=40, q_segments=segments, k_segments=segments),
+        make("bf16", 140, torch.bfloat16, window=33, prefix=3),
+    ]
+
+
+OP = register_op(
+    Op(
+        name="hybrid_attention",
+        backends=(
+            Backend(
+                name="flex",
+                priority=10,
+                run=flex.attention_flex,
+                supports=flex.supports,  # type: ignore[arg-type]
+                devices=("cuda",),
+                symbol=flex.SYMBOL,
+                fix="torch >= 2.11 has it",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(name="torch", priority=0, run=attention_torch, exportable=True),
+        ),
+        examples=_examples,
+    )
+)

@@ -2,9 +2,8 @@
 
     documents -> TextStream (order, shuffling, processes) -> PackedStream (tokens, sequences of one length)
 
-Both have `state_dict` and `load_state_dict`: a stream that was stopped and loaded goes on with the very next document or
-sequence, whatever the seed, the block of the shuffling or the number of processes. Nothing is kept in memory beyond one
-block of documents.
+Both have `state_dict` and `load_state_dict`: a stream that was stopped and loaded goes on with the very next document
+or sequence. Nothing is kept in memory beyond one block of documents.
 """
 
 from __future__ import annotations
@@ -112,9 +111,7 @@ class TextStream:
         if not shards:
             raise ConfigError("a text stream needs at least one shard")
         if shuffle_block < 1 or not 0 <= rank < world:
-            raise ConfigError(
-                f"shuffle_block={shuffle_block} must be at least 1, and rank={rank} between 0 and world - 1 ({world - 1})"
-            )
+            raise ConfigError(f"shuffle_block={shuffle_block} must be at least 1, and rank={rank} below world={world}")
         self.shards, self.seed, self.shuffle_block = list(shards), seed, shuffle_block
         self.rank, self.world, self.epochs = rank, world, epochs
         self._place = {"epoch": 0, "read": 0, "block": 0, "given": 0}
@@ -280,7 +277,7 @@ class PackedStream:
         self._given = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The place, as JSON can hold it: where the batch of documents began, what was left before it, what was given."""
+        """The place, as JSON can hold it: where the batch of documents began, what was left before it, what it gave."""
         return {**self._begin, "given": self._given, "sequence_length": self.sequence_length, "batch": self.batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

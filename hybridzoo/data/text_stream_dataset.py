@@ -39,8 +39,8 @@ def encode_split(tokenizer: Any, texts: Sequence[str], *, cache: Path | None = N
     Args:
         tokenizer: of transformers.
         texts: documents.
-        cache: folder that keeps the tokens of texts of more than 8 MB, under the hash of texts and tokenizer; None keeps
-            them in `$HYBRIDZOO_CACHE/tokens` or `~/.cache/hybridzoo/tokens`. A folder that cannot be written is not used.
+        cache: folder that keeps the tokens of texts of more than 8 MB, under the hash of texts and tokenizer; None is
+            `$HYBRIDZOO_CACHE/tokens` or `~/.cache/hybridzoo/tokens`. One that cannot be written is not used.
     """
     if sum(map(len, texts)) < _CACHED:
         return _encode(tokenizer, texts)

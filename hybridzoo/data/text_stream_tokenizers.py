@@ -1,6 +1,6 @@
 """Tokenizers for language models with small vocabularies, trained on the texts at hand; no network needed.
 
-Both kinds are byte-level: every text can be encoded, `decode(encode(text)) == text`, and there is no unknown token.
+Both kinds are byte-level: every text can be encoded, decoding gives back the text, and there is no unknown token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def train_lm_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
         vocab_size: entries in all, at least 259; fewer come out when the texts yield fewer merges.
 
     Returns:
-        A `PreTrainedTokenizerFast` that adds no special tokens by itself, pads on the left (generation goes on at the
-        right end), and is saved by `save_pretrained`.
+        A `PreTrainedTokenizerFast` that begins a text with `<s>`, pads on the left (generation goes on at the right
+        end), and is saved by `save_pretrained`.
 
     Raises:
         ConfigError: a vocabulary without room for the bytes, or no text.
@@ -66,8 +66,10 @@ def byte_tokenizer() -> Any:
 
 def wrap(tokenizer: Any) -> Any:
     """A `tokenizers.Tokenizer` with the special tokens above as a transformers tokenizer."""
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -196,7 +196,8 @@ def test_tokenizers_give_back_every_text(tmp_path: Path):
     trained = train_lm_tokenizer(texts, 600)
     for tokenizer in (trained, byte_tokenizer()):
         for text in ("Emma  Woodhouse,\n\nclever", "é ☃\t\x00", "<s> </s><pad>", ""):
-            ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+            first, *ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+            assert first == tokenizer.bos_token_id
             assert tokenizer.decode(ids) == text
             assert not set(ids) & {0, 1, 2}
         assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
@@ -208,13 +209,13 @@ def test_tokenizers_give_back_every_text(tmp_path: Path):
 
 
 def test_tokenizers_that_cannot_be():
-    with pytest.raises(ConfigError, match="at least|needs 259"):
+    with pytest.raises(ConfigError, match="needs 259"):
         train_lm_tokenizer(["text"], 200)
     with pytest.raises(ConfigError, match="no text"):
         train_lm_tokenizer([], 300)
     check_vocabulary(byte_tokenizer(), BYTES)
     check_vocabulary(byte_tokenizer(), BYTES + 5)
-    with pytest.raises(InputError, match="259 tokens.*vocabulary of 100"):
+    with pytest.raises(InputError, match=r"259 tokens.*vocabulary of 100"):
         check_vocabulary(byte_tokenizer(), 100)
 
 

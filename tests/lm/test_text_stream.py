@@ -80,7 +80,7 @@ def test_processes_share_the_documents():
 
 
 def test_a_place_of_another_stream_is_refused():
-    with pytest.raises(DataError, match="seed=4.*seed=3"):
+    with pytest.raises(DataError, match=r"seed=4.*seed=3"):
         stream().load_state_dict(stream(seed=4).state_dict())
     with pytest.raises(DataError, match="world"):
         stream(world=2).load_state_dict(stream().state_dict())

@@ -2,8 +2,8 @@
 
     python -m hybridzoo.data.readers.zoo_mix FOLDER zoo_mix.jsonl.xz
 
-reads the parts from FOLDER (wherever they lie below it) and writes them as one file, which `load_data("zoo_mix", root=…)`
-reads as it reads the folder:
+reads the parts from FOLDER (wherever they lie below it) and writes them as one file. `load_data("zoo_mix", root=…)`
+reads either:
 
     gcide.txt                      the dictionary GCIDE: gcide.dict.dz of the Debian package dict-gcide, unpacked
     *.html                         An Anarchist FAQ: /usr/share/doc/anarchism/html of the Debian package anarchism
@@ -107,7 +107,7 @@ def read_zoo_mix(root: Path, protocol: str, seed: int, options: dict[str, Any]) 
 
 
 def write(folder: Path, target: Path) -> int:
-    """Write the documents as one JSON object a line, xz-compressed; returns their number. The bytes are reproducible."""
+    """Write the documents as JSON lines, xz-compressed; returns their number. The bytes are reproducible."""
     count = 0
     with lzma.open(target, "wt", encoding="utf-8", preset=9 | lzma.PRESET_EXTREME) as file:
         for name, text in parts(folder):

@@ -1,0 +1,206 @@
+"""Language modelling: tokenizer, packed datasets, validation in bits per byte, tokens per second.
+
+A recipe says in `data.options` how texts become sequences; these keys are not the reader's:
+
+    sequence_length   tokens of a sequence (512)
+    document_masks    documents in one sequence do not see each other (true)
+    stream            read the train text as it goes, from files below data.root or from a hub set (false)
+    stream_tokens     tokens that count as one epoch of a stream
+    shuffle_block     documents of a stream that are shuffled together (1024)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from hybridzoo.data.text_stream import IGNORED, PackedStream, TextStream, file_shards, hub_shards
+from hybridzoo.data.text_stream_dataset import PackedText, StreamedText, WindowedText
+from hybridzoo.data.text_stream_tokenizers import byte_tokenizer, check_vocabulary, train_lm_tokenizer
+from hybridzoo.errors import ConfigError
+from hybridzoo.training.sampling import Key
+
+METRICS = ("bits_per_byte", "perplexity", "loss", "accuracy")  # accuracy: of the questions of MQAR
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss")
+TOKENIZER_TEXT = 100_000_000  # characters that a tokenizer is trained on at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How documents become sequences; see the module."""
+
+    sequence_length: int = 512
+    document_masks: bool = True
+    stream: bool = False
+    stream_tokens: int | None = None
+    shuffle_block: int = 1024
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[Batching, dict[str, Any]]:
+    """`data.options` parted into ours and the reader's.
+
+    Raises:
+        ConfigError: a value of the wrong type, or an impossible one.
+    """
+    names = {f.name: f.type for f in fields(Batching)}
+    ours = {key: value for key, value in options.items() if key in names}
+    for key, value in ours.items():
+        flag = names[key] == "bool"
+        if isinstance(value, bool) != flag or not isinstance(value, bool if flag else int):
+            raise ConfigError(
+                f"data.options.{key} = {value!r}; expected {'true or false' if flag else 'a whole number'}"
+            )
+    batching = Batching(**ours)
+    if batching.sequence_length < 2:
+        raise ConfigError(
+            f"data.options.sequence_length = {batching.sequence_length}; a sequence has at least 2 tokens"
+        )
+    if batching.stream and (batching.stream_tokens or 0) < batching.sequence_length:
+        raise ConfigError("data.options.stream needs stream_tokens: how many tokens count as one epoch")
+    return batching, {key: value for key, value in options.items() if key not in names}
+
+
+def build_lm_tokenizer(given: str, texts: Any) -> Any:
+    """`train:8192` trains a byte-level BPE of that size on the texts; `bytes` needs no training.
+
+    Args:
+        given: of the recipe's data.tokenizer.
+        texts: a sequence of documents of the train split.
+    """
+    if given == "bytes":
+        return byte_tokenizer()
+    return train_lm_tokenizer(_some(texts), int(given.removeprefix("train:")))
+
+
+def _some(texts: Any) -> Iterator[str]:
+    size = 0
+    for text in texts:
+        if size > TOKENIZER_TEXT:
+            return
+        size += len(text)
+        yield text
+
+
+class InOrder(Sampler[list[Key]]):
+    """Batches of a stream: this process' sequences one after another; the epoch goes on where the last one ended.
+
+    Args:
+        size: sequences of this process in an epoch.
+        batch_size: sequences of a batch.
+    """
+
+    def __init__(self, size: int, batch_size: int):
+        self.size, self.batch_size, self.epoch, self.drop_last = size, batch_size, 0, True
+
+    def __len__(self) -> int:
+        return max(self.size // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [Key(self.epoch, start + i, 0) for i in range(self.batch_size)]
+
+
+class Stream(StreamedText):
+    """A StreamedText that brings its own order of batches."""
+
+    def batch_sampler(self, batch_size: int, **_: Any) -> InOrder:
+        """Batches in the order of the stream; seed, rank and world are the stream's own."""
+        whole = len(self) // batch_size * batch_size
+        self.length = max(whole, batch_size)  # an epoch is whole batches, so that no sequence is left between two
+        return InOrder(self.length, batch_size)
+
+
+def build_lm_datasets(
+    splits: Mapping[str, Any],
+    tokenizer: Any,
+    model: Any,
+    batching: Batching,
+    *,
+    seed: int,
+    root: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Any, Any]:
+    """Train and validation dataset (None without that split).
+
+    Args:
+        splits: of the bundle; splits that hand out batches themselves (MQAR) are taken as they are.
+        tokenizer: None for those.
+        model: whose vocabulary must hold the tokenizer's.
+        batching: see above.
+        seed: of the order of documents and of the cuts.
+        root: what a stream reads.
+        options: of the reader, for a stream.
+        rank, world: of this process.
+
+    Raises:
+        InputError: the tokenizer has more tokens than the model.
+        ConfigError: a stream without a root.
+    """
+    train, validation = splits["train"], splits.get("validation")
+    if hasattr(train, "__getitems__"):
+        return train, validation
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, type(model).__name__)
+    length, masked = batching.sequence_length, batching.document_masks
+    held_out = None if validation is None else WindowedText(tokenizer, validation.content, length, masked=masked)
+    if not batching.stream:
+        return PackedText(tokenizer, train.content, length, masked=masked, seed=seed), held_out
+    if root is None:
+        raise ConfigError("data.options.stream needs data.root: a folder or file of texts, or hf:org/name")
+    shards = (
+        hub_shards(root, **(options or {})) if str(root).startswith("hf:") else file_shards(root, **(options or {}))
+    )
+    texts = TextStream(shards, seed=seed, shuffle_block=batching.shuffle_block, rank=rank, world=world)
+    packed = PackedStream(texts, tokenizer, length, masked=masked)
+    return Stream(packed, max((batching.stream_tokens or 0) // (length * world), 1)), held_out
+
+
+def validate(
+    model: Any, data: Any, batch_size: int, *, device: Any, precision: str = "fp32", rank: int = 0, world: int = 1
+) -> dict[str, float]:
+    """Metrics of a held-out dataset: `loss` (nats a token), `perplexity`, and `bits_per_byte` where the data has bytes.
+
+    For MQAR the loss is of the questions, and `accuracy` their share that is answered right.
+
+    Args:
+        model: in any mode; it is put into eval mode and back.
+        data: a WindowedText, or another dataset of `input_ids` and `labels` by index.
+        batch_size: sequences of a forward pass.
+        device: of the model.
+        precision: "bf16" and "fp16" compute under autocast.
+        rank, world: each process scores its share; the sums are added up.
+    """
+    was_training = model.training
+    model.eval()
+    exact = not hasattr(data, "scored_bytes")
+    totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, tokens, right
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    indices = np.arange(rank, len(data), world)
+    with torch.no_grad(), torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
+        for start in range(0, len(indices), batch_size):
+            batch = data.__getitems__(indices[start : start + batch_size].tolist())
+            labels = batch["labels"][:, 1:]
+            count = int((labels != IGNORED).sum())
+            if not count:
+                continue
+            out = model(**{k: v.to(device) for k, v in batch.items()})
+            totals[0] += out.loss.double() * count  # the model's loss is the mean over these labels
+            totals[1] += count
+            if exact:
+                totals[2] += (out.logits[:, :-1].argmax(-1) == labels.to(device)).sum()
+    model.train(was_training)
+    if world > 1:
+        torch.distributed.all_reduce(totals)
+    nats, tokens, right = totals.tolist()
+    loss = nats / max(tokens, 1)
+    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+    if exact:
+        return metrics | {"accuracy": right / max(tokens, 1)}
+    return metrics | {"bits_per_byte": nats / (math.log(2) * max(data.scored_bytes, 1))}

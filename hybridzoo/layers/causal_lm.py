@@ -8,6 +8,7 @@ Legend: B batch, T positions of this call, D model width, M meta tokens, V vocab
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -379,6 +380,10 @@ class HybridCausalLM(ZooModel, GenerationMixin):
                 f"the tokenizer has {size} tokens and the model {self.model.spec.vocab_size}: they do not belong "
                 "together"
             )
+
+    def output_shape(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+        """(B, T, V)"""
+        return (*inputs["input_ids"].shape, self.model.spec.vocab_size)
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
         """Seeded tokens, 48 long or the model's length if that is shorter."""

@@ -11,6 +11,7 @@ import typer
 # task of a model -> "module:function", called with (model, Request)
 GENERATORS = {
     "text-generation": "hybridzoo.cli._generate_text:generate",
+    "image-generation": "hybridzoo.cli._generate_images:generate",
 }
 
 

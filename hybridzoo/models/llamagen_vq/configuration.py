@@ -31,6 +31,7 @@ class LlamaGenVQConfig(ZooConfig):
         reconstruction_l1, reconstruction_l2: weights of the two pixel losses.
         vq_loss_weight, commit_loss_weight, entropy_loss_weight: weights of the quantiser's losses.
         image_mean, image_std: of pixels in [0, 1]; 0.5 gives the range -1 to 1.
+        crop_pct: the shorter side is resized to image_size / crop_pct before the central crop.
 
     Raises:
         ConfigError: values that do not fit together.
@@ -58,6 +59,7 @@ class LlamaGenVQConfig(ZooConfig):
     entropy_loss_weight: float | int = 0.0
     image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    crop_pct: float | int = 1.0
 
     @property
     def downsample(self) -> int:
@@ -92,6 +94,8 @@ class LlamaGenVQConfig(ZooConfig):
                 raise ConfigError(
                     f"{name} has {len(getattr(self, name))} values for num_channels={self.num_channels}: give one each"
                 )
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct={self.crop_pct}: give a share of the image side above 0 and up to 1")
         if min(self.image_std) <= 0:
             raise ConfigError(f"image_std={list(self.image_std)}: every value must be above 0")
         weights = ("reconstruction_l1", "reconstruction_l2", "vq_loss_weight", "commit_loss_weight")

@@ -28,6 +28,7 @@ class MaskMambaConfig(ZooConfig):
         downsample: pixels per token along one side.
         tokenizer: registered model, folder or hub id of the tokenizer that turns codes into images; not part of the
             network.
+        text_encoder: hub id of the T5 encoder that texts are read with; not part of the network.
         condition: "class" (one token, `num_labels` classes) or "text" (`text_length` tokens).
         text_dim: width of the text encoder's features.
         text_length: tokens of a text.
@@ -65,6 +66,7 @@ class MaskMambaConfig(ZooConfig):
     image_size: int = 256
     downsample: int = 16
     tokenizer: str | None = "vq16_llamagen"
+    text_encoder: str | None = "google/flan-t5-xl"
     condition: str = "class"
     text_dim: int = 2048
     text_length: int = 120

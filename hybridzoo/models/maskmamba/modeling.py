@@ -29,6 +29,7 @@ from hybridzoo.modeling import ZooModel
 from hybridzoo.models.maskmamba.blocks import ClassCondition, LayerStack, TextCondition, make_norm
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.inputs import check_classes, check_codes, check_texts
+from hybridzoo.models.maskmamba.masking import Masking
 from hybridzoo.models.maskmamba.mixers import MambaBase
 from hybridzoo.models.maskmamba.sampling import generate
 
@@ -232,6 +233,10 @@ class MaskMambaForImageGeneration(ZooModel):
         names = {"token_position", "condition_position", "token_embedding.weight", "condition.embedding_table.weight"}
         scans = {n for n, _ in self.named_parameters() if n.endswith(("A_log", "A_b_log", ".D", ".D_b"))}
         return scans | {n for n, _ in self.named_parameters() if n in names}
+
+    def masking(self, *, training: bool = True) -> Masking:
+        """What turns codes into training batches."""
+        return Masking.of(self.config, training=training)
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes in the order of `class_labels`."""

@@ -1,0 +1,57 @@
+"""`hybridzoo generate` for image models: a PNG grid, or a folder of PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from hybridzoo.cli.generate import Request
+from hybridzoo.errors import ConfigError
+
+BATCH = 64
+
+
+def generate(model: Any, request: Request) -> None:
+    """Make `count` images of each label or prompt and write them.
+
+    `--out NAME.png` is a grid with one row per label or prompt; a folder gets one file per image.
+
+    Raises:
+        ConfigError: options of text models, or a place that cannot be written.
+    """
+    from hybridzoo.inference.image_generation import ImageGenerator, image_grid
+
+    request.refuse("image-generation", "max_new_tokens", "top_k", "top_p", "num_beams", "repetition_penalty")
+    generator = ImageGenerator(model, request.tokenizer, device=request.device, dtype=request.dtype or "float32")
+    count = request.count or 1
+    conditions: list[Any] = list(request.prompts or request.labels)
+    if request.prompts and request.labels:
+        raise ConfigError("give --label or --prompt, not both")
+    if not conditions:
+        if getattr(model.config, "condition", "class") != "class":
+            raise ConfigError('nothing to make an image of: give --prompt "a text"')
+        conditions = list(range(min(model.config.num_labels, 10)))
+    options = {"temperature": "temperature", "steps": "steps", "guidance": "cfg_scale"}
+    sampling = {options[k]: v for k, v in request.sampling.items() if k in options}
+    rows = [c for c in conditions for _ in range(count)]
+    kind = "prompts" if request.prompts else "labels"
+    images: list[Any] = []
+    for number, start in enumerate(range(0, len(rows), BATCH)):
+        seed = request.seed * 1_000_003 + number
+        part = {kind: rows[start : start + BATCH]}
+        images += generator(**part, generator=seed, progress=not request.quiet, **sampling)
+    out = request.out or Path(f"{Path(request.name).name}.png")
+    try:
+        if out.suffix.lower() == ".png":
+            out.parent.mkdir(parents=True, exist_ok=True)
+            image_grid(images, columns=count if count > 1 else None).save(out)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(images):
+                image.save(out / f"{i:05d}.png")
+    except OSError as error:
+        raise ConfigError(f"cannot write {out} ({error.strerror or error}); give another --out") from error
+    if not request.quiet:
+        typer.echo(f"wrote {len(images)} images to {out}")

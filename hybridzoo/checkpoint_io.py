@@ -19,7 +19,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 # Wrappers that training scripts put around a state dict, in the order in which they are looked for.
-WRAPPER_KEYS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "module")
+WRAPPER_KEYS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "module", "net")
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")  # DataParallel, torch.compile, and the one around the other
 

@@ -161,7 +161,7 @@ def build_from_backbone(name: str, source: str | Path, **overrides: Any) -> Any:
 
     Args:
         name: a registered model of a family that supports it (`"roberta_bilstm_base"`).
-        source: folder or hub id of the backbone, for transformers' AutoModel.
+        source: folder or hub id of the backbone, for transformers' AutoModel; for an image teacher also a weights file.
         **overrides: configuration values.
 
     Returns:
@@ -181,8 +181,8 @@ def build_from_backbone(name: str, source: str | Path, **overrides: Any) -> Any:
             f"{name!r} has no exchangeable backbone; start from its own weights with build_model({name!r})"
         )
     values = _override(model.config, overrides)
-    if _looks_like_path(str(source)) and not Path(source).expanduser().is_dir():
-        raise CheckpointError(f"no folder {source} to read a backbone from")
+    if _looks_like_path(str(source)) and not Path(source).expanduser().exists():
+        raise CheckpointError(f"no folder or file {source} to read a backbone from")
     with hub_errors(str(source)):
         return model_class.from_backbone(
             str(Path(source).expanduser()) if Path(source).exists() else str(source), **values

@@ -1,0 +1,34 @@
+"""Sizes of the named MambaAD models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RESNET34: dict[str, Any] = {}
+LITE0 = {
+    "teacher": "tf_efficientnet_lite0",
+    "teacher_channels": (24, 40, 112),
+    "image_mean": (127 / 255,) * 3,
+    "image_std": (128 / 255,) * 3,
+}
+MINI = LITE0 | {
+    "dims": (128, 112, 40, 24),
+    "depths": (2, 2, 2, 2),
+    "d_state": 8,
+    "num_directions": 8,
+    "bottleneck_width": 40,
+    "drop_path_rate": 0.1,
+    "image_size": 128,
+    "gaussian_sigma": 2.0,
+}
+TEST: dict[str, Any] = {
+    "teacher": "test_efficientnet",
+    "teacher_channels": (24, 32, 48),
+    "image_size": 64,
+    "dims": (64, 48, 32, 24),
+    "depths": (2, 2, 2, 3),
+    "d_state": 4,
+    "num_directions": 4,
+    "bottleneck_width": 16,
+    "gaussian_sigma": 1.0,
+}

@@ -34,15 +34,22 @@ class DetectionCollator:
             (n,) int64, `boxes` (n, 4) float32 cxcywh relative to the unpadded image, and `orig_size` (2,) int64, the
             height and width before resizing. Images without a target get no labels, only `orig_size`.
         """
-        scenes, labels = [], []
+        scenes = []
         for sample in samples:
             try:
-                scene, size = self._scene(sample)
+                scenes.append(self.scene(sample))
             except DataError as error:
                 raise DataError(f"sample {sample.get('id', '?')}: {error}") from error
-            scenes.append(scene)
-            labels.append((labels_of(scene) if "target" in sample else {}) | {"orig_size": torch.tensor(size)})
-        return {**self.processor.batch([s.pixels for s in scenes]), "labels": labels}
+        return self.batch(scenes)
+
+    def batch(self, scenes: Sequence[tuple[Scene, dict[str, Any]]]) -> dict[str, Any]:
+        """Scenes and their labels to a batch."""
+        return {**self.processor.batch([s.pixels for s, _ in scenes]), "labels": [labels for _, labels in scenes]}
+
+    def scene(self, sample: Mapping[str, Any]) -> tuple[Scene, dict[str, Any]]:
+        """A sample as the model is to see it, not yet normalised, and its labels."""
+        scene, size = self._scene(sample)
+        return scene, (labels_of(scene) if "target" in sample else {}) | {"orig_size": torch.tensor(size)}
 
     def _scene(self, sample: Mapping[str, Any]) -> tuple[Scene, tuple[int, int]]:
         image = open_upright(sample["image"])

@@ -6,6 +6,7 @@ tasks of your own are YAML files in a folder (`include_path`), with local data, 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -65,11 +66,17 @@ def task_manager(include_path: str | Path | None = None) -> Any:
         DataError: no such folder.
     """
     _require()
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
     if include_path is not None and not Path(include_path).is_dir():
         raise DataError(f"{include_path} is no folder with task files (*.yaml)")
-    return TaskManager(include_path=None if include_path is None else str(include_path))
+    return _manager(None if include_path is None else str(include_path))
+
+
+@functools.lru_cache(maxsize=4)
+def _manager(include_path: str | None) -> Any:
+    """The harness reads some 14,000 YAML files for its list."""
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    return TaskManager(include_path=include_path)
 
 
 def as_harness_model(model: Any, tokenizer: Any, *, batch_size: int = 8, max_length: int | None = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
+import pkgutil
 from pathlib import Path
 from typing import Annotated
 
@@ -90,7 +90,9 @@ def report(
 
 
 def register(app: typer.Typer) -> None:
-    """Add `bench` with its commands; the ops' own part joins if it exists."""
-    if find_spec("hybridzoo.cli._bench_ops") is not None:
-        importlib.import_module("hybridzoo.cli._bench_ops").register(bench)
+    """Add `bench` with its commands; each `_bench_NAME.py` beside this file adds its own."""
+    folder = importlib.import_module("hybridzoo.cli").__path__
+    for module in sorted(pkgutil.iter_modules(folder), key=lambda m: m.name):
+        if module.name.startswith("_bench_"):
+            importlib.import_module(f"hybridzoo.cli.{module.name}").register(bench)
     app.add_typer(bench)

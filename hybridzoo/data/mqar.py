@@ -2,8 +2,9 @@
 
 A sequence lists key-value pairs, then asks for them: at the place of a key the model must give its value as the next
 token (which does not stand in the sequence). Gaps between the list and a question follow a power law, so that most are
-short and some long. Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models", section 4 and appendix E; the setting that the
-DeltaNet paper uses is 512 tokens and 64 pairs. The numbers are drawn here by a generator of our own.
+short and some long. Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models", section
+4 and appendix E; the setting that the DeltaNet paper uses is 512 tokens and 64 pairs. The numbers are drawn here by a
+generator of our own.
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         Raises:
             InputError: inputs of the wrong shape, type or range, or a cache of another model.
         """
+        _check_kind(past_key_values)
         compiling = torch.compiler.is_compiling()
         look = not compiling and not _capturing()
         decoding = past_key_values is not None and past_key_values.columns > 0
@@ -147,11 +148,6 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             hidden, states = self._run_packed(x, packing, keep)
         elif cached or past_key_values is not None:
             cache = past_key_values if past_key_values is not None else self.new_cache()
-            if not isinstance(cache, HybridCache):
-                raise InputError(
-                    f"past_key_values must be a HybridCache of this model, got {type(cache).__name__}; "
-                    "model.new_cache() makes one"
-                )
             if look and DecodeGraph.wanted(cache, input_ids, x, keep):
                 replayed = self._replay(cache, input_ids, attention_mask)
                 if replayed is not None:
@@ -349,11 +345,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         given = model_kwargs.get("past_key_values")
         kind = generation_config.cache_implementation
         if given is not None:
-            if not isinstance(given, HybridCache):
-                raise InputError(
-                    f"past_key_values must be a HybridCache of this model, got {type(given).__name__}; "
-                    "model.new_cache() makes one"
-                )
+            _check_kind(given)
             given._is_user_defined = True  # type: ignore[attr-defined]
             return
         if generation_config.use_cache is False:
@@ -392,6 +384,14 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         low = min(3, self.model.spec.vocab_size - 1)
         ids = torch.randint(low, self.model.spec.vocab_size, (batch_size, steps), generator=generator).to(self.device)
         return {"input_ids": ids, **({"labels": ids.clone()} if labels else {})}
+
+
+def _check_kind(cache: Any) -> None:
+    """Caches of transformers hold keys and values only."""
+    if cache is not None and not isinstance(cache, HybridCache):
+        raise InputError(
+            f"past_key_values must be a HybridCache of this model, got {type(cache).__name__}; model.new_cache() makes one"
+        )
 
 
 def _capturing() -> bool:

@@ -90,7 +90,7 @@ def _slots_kv(
     """The used slots. A row's own query is the last position in them."""
     k, v = state["k"], state["v"]
     slots = k.shape[2]
-    if not (ctx.inplace and ctx.length == 1):  # a graph is captured for all slots
+    if isinstance(lengths, int) or not (ctx.inplace and ctx.length == 1):  # a graph is captured for all slots
         k, v = k[:, :, : min(seen, slots)], v[:, :, : min(seen, slots)]
 
     def make() -> AttentionPlan:
@@ -163,27 +163,16 @@ def _packed(state: State | None, k: Tensor, v: Tensor, window: int | None, ctx: 
     """Rows of documents; a state holds the meta tokens only, (1, G, meta, K), which every document sees."""
     segments = ctx.seq_idx
     assert segments is not None
-    positions = ctx.positions.view(ctx.rows, -1)
+    positions, own = ctx.positions.view(ctx.rows, -1), k.shape[2]
 
     def make() -> AttentionPlan:
         k_positions, k_segments = positions, segments
         if state is not None:
-            meta = torch.arange(ctx.num_meta, device=k.device).expand(ctx.rows, -1)
-            k_positions, k_segments = (
-                torch.cat([meta, positions], 1),
-                torch.cat([torch.full_like(meta, -1), segments], 1),
-            )
-        return AttentionPlan(
-            k.shape[2],
-            k_positions.shape[1],
-            k.device,
-            window,
-            ctx.num_meta,
-            positions,
-            k_positions,
-            segments,
-            k_segments,
-        )
+            meta = torch.arange(ctx.num_meta, device=positions.device).expand(ctx.rows, -1)
+            k_positions = torch.cat([meta, positions], 1)
+            k_segments = torch.cat([torch.full_like(meta, -1), segments], 1)
+        sizes = (own, k_positions.shape[1], positions.device, window, ctx.num_meta)
+        return AttentionPlan(*sizes, positions, k_positions, segments, k_segments)
 
     if state is not None:
         meta_k, meta_v = (state[n][:1].expand(ctx.rows, -1, -1, -1)[:, :, : ctx.num_meta] for n in ("k", "v"))

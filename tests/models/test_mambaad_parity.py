@@ -149,7 +149,7 @@ def full():
 
 
 def test_full_model(full):
-    fixture, model, pixels, got = full
+    fixture, model, _, got = full
     for i in range(3):
         for name, maps in (("ft", got.teacher_features), ("fs", got.student_features)):
             torch.testing.assert_close(maps[i][:, ::16, ::4, ::4], fixture[f"output.{name}{i}_slice"], **MODEL)
@@ -164,7 +164,7 @@ def test_full_model(full):
 def test_size_and_operations_of_the_full_model(full):
     from torch.utils.flop_counter import FlopCounterMode
 
-    _, model, pixels, _ = full
+    _, model, _, _ = full
     facts = keys("sizes")
     assert sum(p.numel() for p in model.parameters()) == facts["total"]["float_params"]
     for ours, theirs in (("teacher", "net_t"), ("bottleneck", "mff_oce"), ("decoder", "net_s")):

@@ -156,7 +156,7 @@ def _curve_of(table: Tensor) -> str | None:
 
 
 def part_from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without scan tables, in the names of the original's current code; a part (decoder, LSS module, SS2D) has no prefix."""
+    """Without scan tables, in the names of the current code. A part (decoder, LSS module, SS2D) has no prefix."""
     state = {k: v for k, v in state.items() if not TABLES.match(k)}
     if not any(f"{old}." in k for k in state for old in RENAMED):
         return state

@@ -63,6 +63,9 @@ class Family:
     source: str  # repository of the original implementation, or a sentence that says there is none
     license: str  # of the original implementation
     timm: str | None = None  # module whose import registers the family's backbones with timm
+    image_processor: str | None = (
+        None  # "module:Class" that AutoImageProcessor and pipelines load, where it is the zoo's
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,3 +311,6 @@ def register_auto_models(model_type: str) -> None:
     config_class = resolve(family.config_class)
     for task, auto_name in family.auto_classes.items():
         getattr(transformers, auto_name).register(config_class, resolve(family.model_classes[task]), exist_ok=True)
+    if family.image_processor:
+        classes = {"torchvision": resolve(family.image_processor)}
+        transformers.AutoImageProcessor.register(config_class, image_processor_classes=classes, exist_ok=True)

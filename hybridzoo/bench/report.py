@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -78,13 +79,19 @@ def render(folder: Path) -> str:
     lines = [INTRODUCTION]
     for path in paths:
         document = read_json(path)
-        body = {"models": _models, "ops": _ops, **RENDERERS}.get(document["kind"])
+        body = {"models": _models, "ops": _ops, **RENDERERS}.get(document["kind"]) or _own_renderer(document["kind"])
         if body is None:
             raise DataError(f"{path}: kind {document['kind']!r} is not one of models, ops")
         lines += [f"## {document.get('title') or path.stem}", "", _provenance(document, path), "", *body(document)]
         remarks = path.with_suffix(".notes.md")  # written by hand: what the numbers mean
         lines += ["", *([remarks.read_text().strip(), ""] if remarks.is_file() else [])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _own_renderer(kind: str) -> Any:
+    """`render` of the module of that name beside this one, None if there is none."""
+    known = kind.isidentifier() and importlib.util.find_spec(f"hybridzoo.bench.{kind}") is not None
+    return getattr(importlib.import_module(f"hybridzoo.bench.{kind}"), "render", None) if known else None
 
 
 def _provenance(document: dict[str, Any], path: Path) -> str:

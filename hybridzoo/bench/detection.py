@@ -1,0 +1,264 @@
+"""Speed of detectors: inference and the whole training step, ours beside rivals, in one process.
+
+Weights and images are random, sizes are what a detector gets in practice (800 x 1333). Inference is the network alone,
+from pixels to logits and boxes. A training step is forward with the detector's own losses (assignment on the host
+included), backward, clipping and an AdamW update. Every row says its settings, so the rows of one file name where a
+gain comes from: the op's backend, mixed precision, compilation, memory format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridzoo.bench.timing import measure
+from hybridzoo.errors import ConfigError, unknown
+
+MODES = ("infer", "train")
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
+PEERS = ("transformers:deformable_detr_r50", "transformers:deformable_detr_r50_two_stage")
+PEER_QUERIES = 900  # of the two-stage rival: as many as Co-DINO has
+CLIP_NORM = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSettings:
+    """How to measure.
+
+    Args:
+        mode: "infer" or "train".
+        dtype: "fp32" (no TF32), "tf32", "amp" (fp32 weights, bf16 autocast) or "bf16" (inference with bf16 weights).
+        batch_size: images a call.
+        height, width: of the images.
+        objects: per image, in training.
+        backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
+        compile: through `torch.compile` with this mode; None is eager.
+        channels_last: images and convolution weights in the channels_last memory format.
+        seconds: about how long each measurement lasts.
+        device: where.
+    """
+
+    mode: str = "infer"
+    dtype: str = "fp32"
+    batch_size: int = 1
+    height: int = 800
+    width: int = 1333
+    objects: int = 7
+    backend: str = "auto"
+    compile: str | None = None
+    channels_last: bool = False
+    seconds: float = 2.0
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(unknown("mode", self.mode, MODES))
+        if self.dtype not in DTYPES:
+            raise ConfigError(unknown("dtype", self.dtype, DTYPES))
+        if self.mode == "train" and self.dtype == "bf16":
+            raise ConfigError("dtype='bf16' is inference with bf16 weights; train with dtype='amp'")
+        for name in ("batch_size", "height", "width", "objects"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: give at least 1")
+
+
+def build(name: str) -> nn.Module:
+    """A detector with random weights on the CPU.
+
+    Args:
+        name: a model of the zoo (`co_dino_r50`), one of `PEERS`, or a function that returns a module which is called
+            with pixel_values, pixel_mask and labels, in a Python file that you trust (`python:PATH.py:FUNCTION`).
+
+    Raises:
+        UnknownNameError, ConfigError: what was given and what exists.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "transformers":
+        if name not in PEERS:
+            raise ConfigError(unknown("rival", name, PEERS))
+        return _deformable_detr(two_stage=rest.endswith("two_stage"))
+    from hybridzoo.bench.models import build as build_any
+
+    return build_any(name)
+
+
+def _deformable_detr(*, two_stage: bool) -> nn.Module:
+    """transformers' Deformable-DETR with its ResNet-50; a timm backbone would ask the hub even for random weights."""
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+
+    backbone = ResNetConfig(out_features=["stage2", "stage3", "stage4"])
+    values: dict[str, Any] = {"use_timm_backbone": False, "backbone_config": backbone, "num_labels": 80}
+    if two_stage:
+        values |= {"two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}
+    return DeformableDetrForObjectDetection(DeformableDetrConfig(**values))
+
+
+def inputs_for(settings: DetectionSettings) -> dict[str, Any]:
+    """Random images without padding, and in training random objects."""
+    generator = torch.Generator().manual_seed(0)
+    s, device = settings, torch.device(settings.device)
+    pixels = torch.randn(s.batch_size, 3, s.height, s.width, generator=generator).to(device)
+    if s.dtype == "bf16":
+        pixels = pixels.bfloat16()
+    if s.channels_last:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    inputs: dict[str, Any] = {
+        "pixel_values": pixels,
+        "pixel_mask": torch.ones(s.batch_size, s.height, s.width, dtype=torch.long, device=device),
+    }
+    if s.mode == "train":
+        inputs["labels"] = []
+        for _ in range(s.batch_size):
+            sides = 0.05 + 0.3 * torch.rand(s.objects, 2, generator=generator)
+            centres = sides / 2 + (1 - sides) * torch.rand(s.objects, 2, generator=generator)
+            boxes = torch.cat((centres, sides), 1).to(device)
+            classes = torch.randint(0, 80, (s.objects,), generator=generator).to(device)
+            inputs["labels"].append({"class_labels": classes, "boxes": boxes})
+    return inputs
+
+
+@contextlib.contextmanager
+def _precision(settings: DetectionSettings) -> Iterator[None]:
+    """TF32 on or off, whatever it was before."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    allow = settings.dtype != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
+    """Measure one detector: images per second, milliseconds of a call and their spread, peak memory."""
+    from hybridzoo.ops.dispatch import use_backend
+
+    device, dtype = torch.device(settings.device), DTYPES[settings.dtype]
+    torch.manual_seed(0)
+    model: Any = build(name).to(device, dtype)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    inputs = inputs_for(settings)
+    parameters = sum(p.numel() for p in model.parameters())
+    run = torch.compile(model, mode=settings.compile, dynamic=False) if settings.compile else model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp")
+    with _precision(settings), use_backend(settings.backend if settings.backend != "auto" else None):
+        if settings.mode == "infer":
+            model.eval()
+
+            def forward() -> Tensor:
+                with mixed:
+                    return run(**inputs)["logits"]
+
+            with torch.inference_mode():
+                timing = measure(forward, device, seconds=settings.seconds)
+        else:
+            timing = measure(_train_step(model, run, inputs, mixed), device, seconds=settings.seconds)
+    peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
+    return {
+        "model": name,
+        **{key: value for key, value in asdict(settings).items() if key not in ("seconds", "device")},
+        "param_count": round(parameters / 1e6, 2),
+        "images_per_sec": round(settings.batch_size / timing.median, 2),
+        "step_time_ms": round(timing.median * 1e3, 3),
+        "step_time_low_ms": round(timing.low * 1e3, 3),
+        "step_time_high_ms": round(timing.high * 1e3, 3),
+        "repeats": timing.repeats,
+        "peak_memory_mb": peak,
+    }
+
+
+def _train_step(model: Any, run: Any, inputs: dict[str, Any], mixed: Any) -> Callable[[], Any]:
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda)
+
+    def step() -> Tensor:
+        with mixed:
+            loss = run(**inputs)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step
+
+
+def benchmark_all(
+    names: Sequence[str], settings: Sequence[DetectionSettings], log: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Every detector under every setting; a failure becomes a row with `error`, not the end."""
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        for name in names:
+            if name.startswith("transformers:") and setting.backend not in ("auto", "torch"):
+                continue  # the backend is one of the zoo's ops
+            try:
+                row = benchmark(name, setting)
+            except ConfigError:
+                raise
+            except Exception as error:
+                text = str(error).splitlines()[0] if str(error) else ""
+                row = {"model": name, **asdict(setting), "error": f"{type(error).__name__}: {text}"}
+            rows.append(row)
+            log(summary(row))
+            torch._dynamo.reset()
+            gc.collect()
+            if setting.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+    return rows
+
+
+def summary(row: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    how = f"{row['mode']} {row['dtype']} {row['backend']} {row['compile'] or 'eager'} B{row['batch_size']}"
+    if "error" in row:
+        return f"{row['model']:46s} {how:34s} {row['error']}"
+    memory = "" if row["peak_memory_mb"] is None else f"  {row['peak_memory_mb']:8.0f} MB"
+    return f"{row['model']:46s} {how:34s} {row['images_per_sec']:9.2f} img/s {row['step_time_ms']:9.2f} ms{memory}"
+
+
+def render(document: dict[str, Any]) -> list[str]:
+    """Lines of the performance page: one table per mode, precision, size and batch; ratios are to the first row."""
+    from hybridzoo.bench.report import table
+
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    lines: list[str] = []
+    for row in document["rows"]:
+        if "error" not in row:
+            key = (row["mode"], row["dtype"], row["batch_size"], row["height"], row["width"])
+            groups.setdefault(key, []).append(row)
+    for (mode, dtype, batch, height, width), rows in groups.items():
+        what = "Inference" if mode == "infer" else f"Training step ({rows[0]['objects']} objects an image)"
+        ours = rows[0]
+        lines += [f"**{what}**, {dtype}, batch {batch}, {height} x {width}", ""]
+        body = []
+        for row in sorted(rows, key=lambda r: -r["images_per_sec"]):
+            memory = row["peak_memory_mb"]
+            kind = "**{}**" if row["model"] == ours["model"] else "{}"
+            body.append(
+                [
+                    kind.format(row["model"]),
+                    row["backend"] if not row["model"].startswith("transformers:") else "-",
+                    (row["compile"] or "eager") + (", channels_last" if row["channels_last"] else ""),
+                    f"{row['param_count']:.1f}",
+                    f"{row['images_per_sec']:.2f}",
+                    f"{row['step_time_ms']:.1f}",
+                    "-" if memory is None else f"{memory / 1024:.2f}",
+                    f"{ours['images_per_sec'] / row['images_per_sec']:.2f}",
+                ]
+            )
+        header = ["model", "ops", "how", "M parameters", "images/s", "ms", "GiB", f"{ours['model']} is faster by"]
+        lines += [*table(header, body), ""]
+    lines += [f"- not measured: {summary(row)}" for row in document["rows"] if "error" in row]
+    return lines

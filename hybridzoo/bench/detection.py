@@ -96,6 +96,7 @@ def _deformable_detr(*, two_stage: bool) -> nn.Module:
     values: dict[str, Any] = {"use_timm_backbone": False, "backbone_config": backbone, "num_labels": 80}
     if two_stage:
         values |= {"two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}
+        values["two_stage_num_proposals"] = PEER_QUERIES  # else it keeps 300 of them
     return DeformableDetrForObjectDetection(DeformableDetrConfig(**values))
 
 

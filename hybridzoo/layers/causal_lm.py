@@ -390,7 +390,8 @@ def _check_kind(cache: Any) -> None:
     """Caches of transformers hold keys and values only."""
     if cache is not None and not isinstance(cache, HybridCache):
         raise InputError(
-            f"past_key_values must be a HybridCache of this model, got {type(cache).__name__}; model.new_cache() makes one"
+            f"past_key_values must be a HybridCache of this model, got {type(cache).__name__}; "
+            "model.new_cache() makes one"
         )
 
 

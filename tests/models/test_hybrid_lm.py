@@ -73,7 +73,7 @@ def test_patterns_repeat() -> None:
         ({"pattern": "DXA"}, "unknown letter 'X'.*D delta"),
         ({"pattern": " "}, "empty pattern"),
         ({"pattern": "DDA", "num_hidden_layers": 4}, "do not divide num_hidden_layers=4"),
-        ({"pattern": None}, "either pattern"),
+        ({"layers": [{"mixer": "delta"}]}, "either pattern"),
         ({"pattern": None, "layers": []}, "layers is empty"),
         ({"pattern": None, "layers": [{"num_heads": 2}]}, "names no mixer"),
         ({"pattern": None, "layers": [{"mixer": "delt"}]}, "did you mean 'delta'"),
@@ -314,7 +314,7 @@ def test_long_prompts_warn_once(model: Any) -> None:
 
 
 def test_empty_prompts_and_foreign_tokenizers(model: Any) -> None:
-    with pytest.raises((InputError, ValueError, IndexError), match="empty|no token|out of"):
+    with pytest.raises((InputError, ValueError, IndexError), match=r"empty|no token|out of"):
         model.generate(torch.zeros(1, 0, dtype=torch.long), max_new_tokens=2, bos_token_id=None)
     model.check_tokenizer(range(model.config.vocab_size))
     with pytest.raises(InputError, match="do not belong together"):

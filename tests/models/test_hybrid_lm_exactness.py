@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -143,7 +144,7 @@ def test_packed_equals_alone(model: Any) -> None:
     seq_idx = torch.zeros(2, 20, dtype=torch.long)
     alone = torch.zeros(2, 20, model.config.vocab_size)
     for row, cuts in enumerate(bounds):
-        for number, (lo, hi) in enumerate(zip(cuts, cuts[1:])):
+        for number, (lo, hi) in enumerate(pairwise(cuts)):
             seq_idx[row, lo:hi] = number
             alone[row, lo:hi] = model(ids[row : row + 1, lo:hi]).logits[0]
     close(model(ids, seq_idx=seq_idx).logits, alone)
@@ -155,7 +156,7 @@ def test_packed_loss_and_gradients_equal_the_documents_own(model: Any) -> None:
     ids = tokens(model, 1, 16)
     cuts = [0, 5, 16]
     total, count = 0.0, 0
-    for lo, hi in zip(cuts, cuts[1:]):
+    for lo, hi in pairwise(cuts):
         part = ids[:, lo:hi]
         total, count = total + model(part, labels=part).loss * (hi - lo - 1), count + hi - lo - 1
     (total / count).backward()

@@ -11,6 +11,8 @@ from hybridzoo.layers.decoder_spec import DecoderConfig, DecoderSpec, LayerSpec,
 from hybridzoo.layers.gated_mlp import default_hidden
 from hybridzoo.layers.mixer import letters, parse_pattern
 
+DEFAULT_PATTERN = "DDDA"  # transformers makes configurations without arguments
+
 
 @strict
 class HybridLMConfig(DecoderConfig):
@@ -19,7 +21,7 @@ class HybridLMConfig(DecoderConfig):
     Args:
         vocab_size, hidden_size: sizes of the embedding.
         pattern: a letter for each layer, repeated to num_hidden_layers: D delta, M mamba, A attention, S swa (sliding
-            window attention), C chela, H hymba. Spaces are ignored.
+            window attention), C chela, H hymba. Spaces are ignored. `"DDDA"` if neither this nor layers is given.
         num_hidden_layers: the pattern's length if left out.
         mixers: options of each kind, `{"delta": {"num_heads": 4}, "swa": {"window": 512}}`.
         layers: instead of a pattern, one dictionary a layer: `{"mixer": "delta", ...options}`; they add to and override
@@ -83,10 +85,11 @@ class HybridLMConfig(DecoderConfig):
             if not isinstance(values, dict):
                 raise ConfigError(f"mixers[{kind!r}] must be a dictionary of options, got {values!r}")
             layer_spec(kind, values)
-        if (self.pattern is None) == (self.layers is None):
+        if self.pattern is not None and self.layers is not None:
             raise ConfigError("give either pattern, such as 'DDDA', or layers, a list of {'mixer': kind, ...options}")
-        if self.pattern is not None:
-            return [layer_spec(k, options.get(k, {})) for k in parse_pattern(self.pattern, self.num_hidden_layers)]
+        if self.layers is None:
+            kinds = parse_pattern(DEFAULT_PATTERN if self.pattern is None else self.pattern, self.num_hidden_layers)
+            return [layer_spec(kind, options.get(kind, {})) for kind in kinds]
         found = []
         for i, entry in enumerate(self.layers or []):
             own = dict(entry)

@@ -19,6 +19,8 @@ from hybridzoo.errors import DataError
 
 TEXT = "text-classification"
 IMAGE = "image-classification"
+LANGUAGE = "text-generation"  # documents without classes
+DETECTION = "object-detection"
 TRACKS = ("full", "mini", "subset")
 MAX_SKIPPED = 0.05  # share of broken rows above which a file is taken to be misread rather than damaged
 
@@ -42,7 +44,8 @@ class DataInfo:
     Attributes:
         name: registered name of the data set.
         title: the set in words.
-        task: `"text-classification"` or `"image-classification"`.
+        task: what a model for these data does: `"text-classification"`, `"image-classification"`,
+            `"object-detection"` …
         label_names: class names in the order of the integer labels.
         license: of the data; "not stated" where the source names none.
         source: page or package that the data come from.
@@ -237,7 +240,7 @@ def check_classes(name: str, splits: Mapping[str, Split], label_names: Sequence[
         raise DataError(f"{name}: every sample has the label {only!r}; classification needs at least two classes")
 
 
-def count_duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+def count_duplicates(splits: Mapping[str, Any]) -> dict[str, int]:
     """For each later split, how many of its samples also occur in an earlier one (by content)."""
     digests = {name: split.digests() for name, split in splits.items()}
     found: dict[str, int] = {}

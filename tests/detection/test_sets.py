@@ -160,3 +160,20 @@ def test_command_line(sources: Path, archive: Path, tmp_path: Path) -> None:
         stamps.pack(tmp_path, sources / "textures", tmp_path / "x.zip")
     with pytest.raises(DataError, match="no archive of stamps"):
         stamps.Parts(out / "train.json", 0)
+
+
+def test_sets_by_name(sources: Path, archive: Path, tmp_path: Path) -> None:
+    from hybridzoo.data import load_data
+
+    bundle = load_data("trees_mini")
+    assert (bundle.info.task, bundle.info.track, bundle.info.sizes["test"]) == ("object-detection", "mini", 5)
+    assert not bundle.info.duplicates
+    part = load_data("trees_mini", limit=2, seed=1)
+    assert part.info.track == "subset"
+    assert {n: len(s) for n, s in part.splits.items()} == {"train": 2, "validation": 2, "test": 2}
+    made = stamps.make_scenes(archive, tmp_path / "made", {"train": 3, "test": 2}, size=64)
+    assert load_data("stamp_scenes", root=made).info.sizes == {"train": 3, "test": 2}
+    with pytest.raises(DataError, match="make_stamp_scenes"):
+        load_data("stamp_scenes")
+    with pytest.raises(DataError, match="did you mean 'one_based'"):
+        load_data("voc_xml", root=tmp_path, onebased=True)

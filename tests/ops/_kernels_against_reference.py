@@ -340,7 +340,7 @@ def delta_case(
 
 
 def run_delta() -> dict[str, Any]:
-    from hybridzoo.ops.delta_rule.custom_ops import delta_rule_triton
+    from hybridzoo.ops.delta_rule.custom_ops import delta_rule_triton_op
 
     cases = {
         "T1": delta_case(1, 1, 1, 4, 3),
@@ -372,7 +372,7 @@ def run_delta() -> dict[str, Any]:
     call = delta_case(1, 66, 1, 8, 8).call
     leaves = [call[n].clone().requires_grad_() for n in ("q", "k", "v", "beta")]
     state = call["initial_state"].clone().requires_grad_()
-    checked = torch.library.opcheck(delta_rule_triton, (*leaves, 0.4, state, None, True))
+    checked = torch.library.opcheck(delta_rule_triton_op, (*leaves, 0.4, state, None, True))
     found["opcheck"] = {name: float(verdict != "SUCCESS") for name, verdict in checked.items()}
     return found
 

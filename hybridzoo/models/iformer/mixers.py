@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.layers.dense_gradient import dense_gradient
 from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
 from hybridzoo.ops.bias_gelu import bias_gelu
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
@@ -141,7 +142,7 @@ class AttentionMixer(nn.Module):
         qkv = self.qkv(x.reshape(-1, x.shape[3]))  # (B * N, 3 * C), N = h * w in row-major order
         q, k, v = qkv.view(size[0], -1, 3, self.num_heads, x.shape[3] // self.num_heads).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v)  # (B, a, N, d)
-        return (y.transpose(1, 2).reshape(*size, -1),)  # channels by head
+        return (dense_gradient(y.transpose(1, 2).reshape(*size, -1)),)  # channels by head
 
 
 class InceptionMixer(nn.Module):

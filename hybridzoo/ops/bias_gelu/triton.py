@@ -12,8 +12,8 @@ from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 
 @triton.jit
 def _forward_kernel(x, bias, y, n_rows, C, sx, ROWS: tl.constexpr, BC: tl.constexpr):
-    rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    cols = tl.program_id(0) * BC + tl.arange(0, BC)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # the one axis that may be long
+    cols = tl.program_id(1) * BC + tl.arange(0, BC)
     mask = (rows < n_rows)[:, None] & (cols < C)[None, :]
     value = tl.load(x + rows[:, None] * sx + cols[None, :], mask=mask, other=0.0).to(tl.float32)
     value += tl.load(bias + cols, mask=cols < C, other=0.0).to(tl.float32)[None, :]
@@ -48,7 +48,7 @@ def bias_gelu_forward(x: Tensor, bias: Tensor) -> Tensor:
     n_rows, channels = x.shape
     y = torch.empty((n_rows, channels), dtype=x.dtype, device=x.device)
     blocks = _blocks(channels)
-    grid = (cdiv(channels, blocks["BC"]), cdiv(n_rows, blocks["ROWS"]))
+    grid = (cdiv(n_rows, blocks["ROWS"]), cdiv(channels, blocks["BC"]))
     launch(_forward_kernel, grid, x, bias, y, n_rows, channels, x.stride(0), **blocks)
     return y
 

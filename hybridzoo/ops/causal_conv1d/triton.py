@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hybridzoo.ops._launch import cdiv, launch
 from hybridzoo.ops.causal_conv1d.reference import Bounds, bounds_of
 
 _BT, _BD, _WARPS = 32, 64, 4
@@ -106,7 +107,7 @@ def _tables(x: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor | None) -> tup
 
 def _launch(x: Tensor) -> tuple[tuple[int, int, int], dict[str, Any]]:
     batch, length, channels = x.shape
-    grid = (triton.cdiv(channels, _BD), triton.cdiv(length, _BT), batch)
+    grid = (cdiv(channels, _BD), cdiv(length, _BT), batch)
     return grid, {"BT": _BT, "BD": _BD, "num_warps": _WARPS}
 
 
@@ -125,7 +126,7 @@ def conv_forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     state = None if initial_state is None else initial_state.contiguous()
     grid, tile = _launch(x)
-    conv_kernel[grid](
+    launch(conv_kernel, grid,
         x, weight.contiguous(), bias, state, *_tables(x, seq_idx, cu_seqlens), y, *x.shape[1:], *x.stride()[:2], left,
         W=weight.shape[1], SILU=silu, FLIP=False, **tile,
     )  # fmt: skip
@@ -154,12 +155,12 @@ def conv_backward(
     g = torch.empty_like(grad_y) if silu else grad_y
     dw = torch.empty(tiles, taps, channels, device=x.device, dtype=torch.float32)
     db = None if bias is None else torch.empty(tiles, channels, device=x.device, dtype=torch.float32)
-    gradient_kernel[grid](
+    launch(gradient_kernel, grid,
         x, weight, bias, state, *tables, grad_y, g, dw, db, length, channels, *x.stride()[:2], left,
         W=taps, SILU=silu, **tile,
     )  # fmt: skip
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    conv_kernel[grid](
+    launch(conv_kernel, grid,
         g, weight, None, None, *tables, dx, length, channels, *g.stride()[:2], taps - 1 - left,
         W=taps, SILU=False, FLIP=True, **tile,
     )  # fmt: skip

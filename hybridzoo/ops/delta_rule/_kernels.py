@@ -1,13 +1,18 @@
 """Triton kernels of `delta_rule`, forward. Names as in `reference.py`; a program works on one chunk of one head.
 
 Rows of q, k, v lie at ((b * T + t) * H + h); packed rows share b = 0. `place` turns a program's chunk number into rows.
-Matrix products of 16-bit inputs accumulate in fp32; those of fp32 inputs are exact fp32 (`PRECISION`).
+Products of 16-bit inputs accumulate in fp32; those of fp32 inputs are split into three of tf32, which is as exact.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def dot(a, b):
+    return tl.dot(a, b, input_precision="tf32x3")
 
 
 @triton.jit
@@ -51,7 +56,7 @@ def store_tile(x, tile, rows, heads, head, valid, d, WIDTH):
 
 
 @triton.jit
-def inverse_of_unit_lower(A, PRECISION: tl.constexpr):
+def inverse_of_unit_lower(A):
     """(I + A)^-1 of a strictly lower 64x64 matrix.
 
     The four diagonal blocks of 16 by forward substitution, all at once; then, with D their inverses and N = D * (A
@@ -70,15 +75,15 @@ def inverse_of_unit_lower(A, PRECISION: tl.constexpr):
     X += (inner[:, None] == inner[None, :]).to(tl.float32)[None, :, :]
     D = tl.reshape(tl.where(diagonal, X[:, :, None, :], 0.0), (64, 64))
     below = tl.reshape(tl.where(diagonal, 0.0, folded), (64, 64))
-    N = tl.dot(D, below, input_precision=PRECISION)
-    R = D + tl.dot(N, tl.dot(N, D, input_precision=PRECISION), input_precision=PRECISION)
-    return R - tl.dot(N, R, input_precision=PRECISION)
+    N = dot(D, below)
+    R = D + dot(N, dot(N, D))
+    return R - dot(N, R)
 
 
 @triton.jit
 def transform_kernel(
     k, v, beta, inverse, w, u, bounds, firsts, S, T, PER_ROW, heads, K, V,
-    INVERT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    INVERT: tl.constexpr, KEEP: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """W = X diag(beta) K and U = X diag(beta) V with X = (I + tril(diag(beta) K K^T, -1))^-1.
@@ -99,9 +104,9 @@ def transform_kernel(
         A = tl.zeros([C, C], tl.float32)
         for i in range(NK):
             key = load_tile(k, rows, heads, head, valid, i * BK + tl.arange(0, BK), K)
-            A += tl.dot(key, tl.trans(key), input_precision=PRECISION)
+            A += dot(key, tl.trans(key))
         A = tl.where(c[:, None] > c[None, :], A * rate[:, None], 0.0)
-        X = inverse_of_unit_lower(A, PRECISION).to(k.dtype.element_ty)
+        X = inverse_of_unit_lower(A).to(k.dtype.element_ty)
         if KEEP:
             tl.store(square, X)
     else:
@@ -110,29 +115,29 @@ def transform_kernel(
         d = i * BK + tl.arange(0, BK)
         key = load_tile(k, rows, heads, head, valid, d, K)
         key = (key * rate[:, None]).to(X.dtype)
-        store_tile(w, tl.dot(X, key, input_precision=PRECISION), rows, heads, head, valid, d, K)
+        store_tile(w, dot(X, key), rows, heads, head, valid, d, K)
     for i in range(NV):
         d = i * BV + tl.arange(0, BV)
         value = load_tile(v, rows, heads, head, valid, d, V)
         value = (value * rate[:, None]).to(X.dtype)
-        store_tile(u, tl.dot(X, value, input_precision=PRECISION), rows, heads, head, valid, d, V)
+        store_tile(u, dot(X, value), rows, heads, head, valid, d, V)
 
 
 @triton.jit
 def state_kernel(
     k, w, u, initial, final, states, written, bounds, firsts, T, PER_ROW, heads, K, V,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Walks a segment: the state before each chunk, what each chunk really writes (V'), and the last state."""
     segment = tl.program_id(1) // heads
     head = tl.program_id(1) % heads
     if bounds is None:
         start = segment.to(tl.int64) * T
-        left = T
+        length = T
         chunk = segment * PER_ROW
     else:
         start = tl.load(bounds + segment).to(tl.int64)
-        left = tl.load(bounds + segment + 1) - tl.load(bounds + segment)
+        length = tl.load(bounds + segment + 1) - tl.load(bounds + segment)
         chunk = tl.load(firsts + segment)
     c = tl.arange(0, C)
     d = tl.arange(0, BK)
@@ -143,19 +148,16 @@ def state_kernel(
     state = tl.zeros([BK, BV], tl.float32)
     if initial is not None:
         state += tl.load(initial + owner + place_in_state, mask=inside, other=0.0).to(tl.float32)
-    while left > 0:
-        rows = start + c
-        valid = c < left
+    for i in range((length + C - 1) // C):
+        rows = start + i * C + c
+        valid = c < length - i * C
         narrow = state.to(k.dtype.element_ty)
-        tl.store(states + (chunk.to(tl.int64) * heads + head) * K * V + place_in_state, narrow, mask=inside)
+        tl.store(states + ((chunk + i).to(tl.int64) * heads + head) * K * V + place_in_state, narrow, mask=inside)
         tile = load_tile(u, rows, heads, head, valid, e, V).to(tl.float32)
-        tile -= tl.dot(load_tile(w, rows, heads, head, valid, d, K), narrow, input_precision=PRECISION)
+        tile -= dot(load_tile(w, rows, heads, head, valid, d, K), narrow)
         store_tile(written, tile, rows, heads, head, valid, e, V)
         key = load_tile(k, rows, heads, head, valid, d, K)
-        state += tl.dot(tl.trans(key), tile.to(key.dtype), input_precision=PRECISION)
-        start += C
-        left -= C
-        chunk += 1
+        state += dot(tl.trans(key), tile.to(key.dtype))
     if final is not None:
         tl.store(final + owner + place_in_state, state, mask=inside)
 
@@ -163,7 +165,7 @@ def state_kernel(
 @triton.jit
 def output_kernel(
     q, k, states, written, o, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr,
 ):  # fmt: skip
     """O = scale (Q S + tril(Q K^T) V')."""
     chunk = tl.program_id(1)
@@ -183,9 +185,9 @@ def output_kernel(
         query = load_tile(q, rows, heads, head, valid, d, K)
         key = load_tile(k, rows, heads, head, valid, d, K)
         before = tl.load(state + d[:, None] * V + e[None, :], mask=(d < K)[:, None] & (e < V)[None, :], other=0.0)
-        total += tl.dot(query, before, input_precision=PRECISION)
-        scores += tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        total += dot(query, before)
+        scores += dot(query, tl.trans(key))
     value = load_tile(written, rows, heads, head, valid, e, V)
     scores = tl.where(c[:, None] >= c[None, :], scores, 0.0).to(value.dtype)
-    total += tl.dot(scores, value, input_precision=PRECISION)
+    total += dot(scores, value)
     store_tile(o, total * scale, rows, heads, head, valid, e, V)

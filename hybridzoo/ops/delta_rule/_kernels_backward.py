@@ -13,13 +13,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.delta_rule._kernels import load_tile, place, store_tile
+from hybridzoo.ops.delta_rule._kernels import dot, load_tile, place, store_tile
 
 
 @triton.jit
 def local_kernel(
     q, k, grad_o, grad_written, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """P^T dO, the part of dV' that stays in its chunk."""
     chunk = tl.program_id(0)
@@ -35,19 +35,19 @@ def local_kernel(
         d = i * BK + tl.arange(0, BK)
         query = load_tile(q, rows, heads, head, valid, d, K)
         key = load_tile(k, rows, heads, head, valid, d, K)
-        scores += tl.dot(key, tl.trans(query), input_precision=PRECISION)
+        scores += dot(key, tl.trans(query))
     scores = tl.where(c[:, None] <= c[None, :], scores * scale, 0.0).to(k.dtype.element_ty)
     for i in range(NV):
         e = i * BV + tl.arange(0, BV)
         grad = load_tile(grad_o, rows, heads, head, valid, e, V)
-        store_tile(grad_written, tl.dot(scores, grad, input_precision=PRECISION), rows, heads, head, valid, e, V)
+        store_tile(grad_written, dot(scores, grad), rows, heads, head, valid, e, V)
 
 
 @triton.jit
 def state_backward_kernel(
     q, k, w, grad_o, grad_final, grad_initial, grad_states, grad_written,
     bounds, firsts, T, PER_ROW, heads, K, V, scale,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Walks a segment backwards: completes dV' in place and keeps the gradient of the state after each chunk."""
     segment = tl.program_id(1) // heads
@@ -69,21 +69,21 @@ def state_backward_kernel(
     grad = tl.zeros([BK, BV], tl.float32)
     if grad_final is not None:
         grad += tl.load(grad_final + owner + place_in_state, mask=inside, other=0.0).to(tl.float32)
-    i = (length + C - 1) // C - 1
-    while i >= 0:
+    count = (length + C - 1) // C
+    for step in range(count):
+        i = count - 1 - step
         rows = start + i * C + c
         valid = c < length - i * C
         narrow = grad.to(k.dtype.element_ty)
         tl.store(grad_states + ((chunk + i).to(tl.int64) * heads + head) * K * V + place_in_state, narrow, mask=inside)
         tile = load_tile(grad_written, rows, heads, head, valid, e, V).to(tl.float32)
-        tile += tl.dot(load_tile(k, rows, heads, head, valid, d, K), narrow, input_precision=PRECISION)
+        tile += dot(load_tile(k, rows, heads, head, valid, d, K), narrow)
         store_tile(grad_written, tile, rows, heads, head, valid, e, V)
         weight = load_tile(w, rows, heads, head, valid, d, K)
-        grad -= tl.dot(tl.trans(weight), tile.to(weight.dtype), input_precision=PRECISION)
+        grad -= dot(tl.trans(weight), tile.to(weight.dtype))
         query = load_tile(q, rows, heads, head, valid, d, K)
         out = load_tile(grad_o, rows, heads, head, valid, e, V)
-        grad += scale * tl.dot(tl.trans(query), out, input_precision=PRECISION)
-        i -= 1
+        grad += scale * dot(tl.trans(query), out)
     if grad_initial is not None:
         tl.store(grad_initial + owner + place_in_state, grad, mask=inside)
 
@@ -92,7 +92,7 @@ def state_backward_kernel(
 def inner_backward_kernel(
     q, k, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_w,
     bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """dQ, dW, and dK but for its part through W and U, of one block of key channels."""
     chunk = tl.program_id(1)
@@ -118,15 +118,15 @@ def inner_backward_kernel(
         out = load_tile(grad_o, rows, heads, head, valid, e, V)
         value = load_tile(written, rows, heads, head, valid, e, V)
         grad_value = load_tile(grad_written, rows, heads, head, valid, e, V)
-        scores += tl.dot(out, tl.trans(value), input_precision=PRECISION)
-        dq += tl.dot(out, state, input_precision=PRECISION)
-        dk += tl.dot(value, grad_state, input_precision=PRECISION)
-        dw -= tl.dot(grad_value, state, input_precision=PRECISION)
+        scores += dot(out, tl.trans(value))
+        dq += dot(out, state)
+        dk += dot(value, grad_state)
+        dw -= dot(grad_value, state)
     query = load_tile(q, rows, heads, head, valid, d, K)
     key = load_tile(k, rows, heads, head, valid, d, K)
     scores = tl.where(c[:, None] >= c[None, :], scores, 0.0).to(key.dtype)
-    dq = scale * (dq + tl.dot(scores, key, input_precision=PRECISION))
-    dk += scale * tl.dot(tl.trans(scores), query, input_precision=PRECISION)
+    dq = scale * (dq + dot(scores, key))
+    dk += scale * dot(tl.trans(scores), query)
     store_tile(grad_q, dq, rows, heads, head, valid, d, K)
     store_tile(grad_k, dk, rows, heads, head, valid, d, K)
     store_tile(grad_w, dw, rows, heads, head, valid, d, K)
@@ -136,7 +136,7 @@ def inner_backward_kernel(
 def transform_backward_kernel(
     k, v, beta, inverse, grad_w, grad_written, inner_k, grad_k, grad_v, grad_beta,
     bounds, firsts, S, T, PER_ROW, heads, K, V,
-    PRECISION: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """dV, dbeta, and dK: `inner_k` and the part through W and U."""
     chunk = tl.program_id(0)
@@ -157,20 +157,20 @@ def transform_backward_kernel(
         e = i * BV + tl.arange(0, BV)
         value = load_tile(v, rows, heads, head, valid, e, V)
         grad = load_tile(grad_written, rows, heads, head, valid, e, V)
-        grad_x += tl.dot(grad, tl.trans((value * rate[:, None]).to(grad.dtype)), input_precision=PRECISION)
-        through = tl.dot(turned, grad, input_precision=PRECISION)
+        grad_x += dot(grad, tl.trans((value * rate[:, None]).to(grad.dtype)))
+        through = dot(turned, grad)
         grad_rate += tl.sum(through * value, axis=1)
         store_tile(grad_v, through * rate[:, None], rows, heads, head, valid, e, V)
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
         key = load_tile(k, rows, heads, head, valid, d, K)
         grad = load_tile(grad_w, rows, heads, head, valid, d, K)
-        gram += tl.dot(key, tl.trans(key), input_precision=PRECISION)
-        grad_x += tl.dot(grad, tl.trans((key * rate[:, None]).to(grad.dtype)), input_precision=PRECISION)
-        through = tl.dot(turned, grad, input_precision=PRECISION)
+        gram += dot(key, tl.trans(key))
+        grad_x += dot(grad, tl.trans((key * rate[:, None]).to(grad.dtype)))
+        through = dot(turned, grad)
         grad_rate += tl.sum(through * key, axis=1)
-    grad_a = tl.dot(turned, grad_x.to(turned.dtype), input_precision=PRECISION).to(turned.dtype)
-    grad_a = -tl.dot(grad_a, turned, input_precision=PRECISION)
+    grad_a = dot(turned, grad_x.to(turned.dtype)).to(turned.dtype)
+    grad_a = -dot(grad_a, turned)
     grad_a = tl.where(c[:, None] > c[None, :], grad_a, 0.0)
     grad_rate += tl.sum(grad_a * gram, axis=1)
     tl.store(grad_beta + rows * heads + head, grad_rate.to(grad_beta.dtype.element_ty), mask=valid)
@@ -181,6 +181,6 @@ def transform_backward_kernel(
         key = load_tile(k, rows, heads, head, valid, d, K)
         grad = load_tile(grad_w, rows, heads, head, valid, d, K)
         total = load_tile(inner_k, rows, heads, head, valid, d, K).to(tl.float32)
-        total += tl.dot(turned, grad, input_precision=PRECISION) * rate[:, None]  # again: cheaper than keeping it
-        total += tl.dot(grad_gram, key, input_precision=PRECISION)
+        total += dot(turned, grad) * rate[:, None]  # again: cheaper than keeping it
+        total += dot(grad_gram, key)
         store_tile(grad_k, total, rows, heads, head, valid, d, K)

@@ -15,6 +15,9 @@ from hybridzoo.ops.delta_rule import _kernels_backward as backward_kernels
 C = 64
 """Positions of a chunk; the kernels' inverse is written for this many."""
 
+_FULL = 132
+"""Programs that fill the device: the multiprocessors of an H100."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -50,29 +53,33 @@ def shape_of(k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> Shape:
     return Shape(batch, length, heads, keys, v.shape[3], segments, per_row, per_row + segments, bounds, firsts)
 
 
-def _constants(like: Tensor, shape: Shape) -> dict[str, Any]:
-    key, value = (min(64, max(16, next_power_of_2(n))) for n in (shape.keys, shape.values))
-    return {
-        "PRECISION": "ieee" if like.dtype == torch.float32 else "tf32x3",  # 16-bit operands ignore it
-        "C": C, "BK": key, "BV": value, "NK": cdiv(shape.keys, key), "NV": cdiv(shape.values, value),
-    }  # fmt: skip
+def _constants(shape: Shape) -> dict[str, Any]:
+    # Blocks of 64 even for fewer channels: with 16 by 16 products in 16 bits, Triton 3.6 has computed wrong states.
+    return {"C": C, "BK": 64, "BV": 64, "NK": cdiv(shape.keys, 64), "NV": cdiv(shape.values, 64)}
 
 
 def _pick(constants: dict[str, Any], *names: str, **others: Any) -> dict[str, Any]:
-    return {name: constants[name] for name in ("PRECISION", "C", *names)} | others
+    return {name: constants[name] for name in ("C", *names)} | others
 
 
-def _walk(constants: dict[str, Any], shape: Shape) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Grid and blocks of the kernels that walk segments: every key channel, as many values as registers hold."""
-    keys = max(16, next_power_of_2(shape.keys))
-    values = min(constants["BV"], max(16, 8192 // keys))
-    return (cdiv(shape.values, values), shape.segments * shape.heads), {
-        "PRECISION": constants["PRECISION"], "C": C, "BK": keys, "BV": values,
-    }  # fmt: skip
+def _walk(k: Tensor, shape: Shape) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Grid and blocks of the kernels that walk segments: every key channel, and a block of values.
+
+    A walk is a chain of small products: blocks of values are made smaller until the device is full, as far as products
+    stay efficient, and loads run ahead as far as shared memory holds them.
+    """
+    keys = max(64, next_power_of_2(shape.keys))
+    values = 64 if keys <= 128 else 32
+    chains = shape.segments * shape.heads
+    if values > 32 and chains * cdiv(shape.values, values) < _FULL:
+        values = 32
+    stage = C * (2 * keys + values) * k.element_size()
+    stages = max(1, min(3, 150_000 // stage))
+    return (cdiv(shape.values, values), chains), {"C": C, "BK": keys, "BV": values, "num_stages": stages}
 
 
 def _transform(k: Tensor, v: Tensor, beta: Tensor, inverse: Tensor, shape: Shape, *, invert: bool, keep: bool):
-    constants = _constants(k, shape)
+    constants = _constants(shape)
     w, u = torch.empty_like(k), torch.empty_like(v)
     launch(forward_kernels.transform_kernel, (shape.chunks, shape.heads),
         k, v, beta, inverse, w, u, shape.bounds, shape.firsts, *shape.numbers,
@@ -86,7 +93,7 @@ def _blocks(constants: dict[str, Any]) -> dict[str, Any]:
 
 
 def _states(k: Tensor, w: Tensor, u: Tensor, initial: Tensor | None, final: Tensor | None, shape: Shape):
-    grid, blocks = _walk(_constants(k, shape), shape)
+    grid, blocks = _walk(k, shape)
     states = k.new_empty(shape.chunks, shape.heads, shape.keys, shape.values)
     written = torch.empty_like(u)
     launch(forward_kernels.state_kernel, grid,
@@ -107,7 +114,7 @@ def delta_rule_forward(
     w, u = _transform(k, v, beta, inverse, shape, invert=True, keep=keep)
     final = torch.empty(shape.segments, shape.heads, shape.keys, shape.values, dtype=torch.float32, device=k.device)
     states, written = _states(k, w, u, initial, final, shape)
-    constants = _constants(k, shape)
+    constants = _constants(shape)
     out = torch.empty_like(v)
     launch(forward_kernels.output_kernel, (constants["NV"], shape.chunks, shape.heads),
         q, k, states, written, out, shape.bounds, shape.firsts, *shape.numbers, scale,
@@ -124,7 +131,7 @@ def delta_rule_backward(
     q, k, v, beta, grad_o = (x.contiguous() for x in (q, k, v, beta, grad_o))
     initial, grad_final = (None if x is None else x.contiguous() for x in (initial, grad_final))
     shape = shape_of(k, v, cu_seqlens)
-    constants = _constants(k, shape)
+    constants = _constants(shape)
     tables = (shape.bounds, shape.firsts)
     everything = {**_pick(constants), **_blocks(constants)}
     w, u = _transform(k, v, beta, inverse, shape, invert=False, keep=False)
@@ -133,7 +140,7 @@ def delta_rule_backward(
     launch(backward_kernels.local_kernel, (shape.chunks, shape.heads),
         q, k, grad_o, grad_written, *tables, *shape.numbers, scale, **everything,
     )  # fmt: skip
-    grid, blocks = _walk(constants, shape)
+    grid, blocks = _walk(k, shape)
     grad_states = torch.empty_like(states)
     grad_initial = None if initial is None else torch.empty_like(initial)
     launch(backward_kernels.state_backward_kernel, grid,

@@ -275,13 +275,8 @@ def depthwise_backward(dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epil
 
 
 def part_gradients(dx: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    """The concatenation's gradient, cut up; a part that was upsampled gets the sum over each 2x2.
-
-    The third is copied, so that it is dense: iFormer's comes from attention, whose cuDNN backward has taken the strides
-    of the incoming gradient for those of the output (pytorch #138354); as a slice it gave wrong gradients in bf16.
-    """
-    grads = []
-    for i, (part, grad) in enumerate(zip(parts, dx.split([part.shape[3] for part in parts], dim=3), strict=True)):
-        grad = grad if part.shape == grad.shape else pool_2x2(grad, scale=1.0)
-        grads.append(grad if i < 2 else grad.contiguous())
-    return grads
+    """The concatenation's gradient, cut up into views; a part that was upsampled gets the sum over each 2x2."""
+    cut = dx.split([part.shape[3] for part in parts], dim=3)
+    return [
+        grad if part.shape == grad.shape else pool_2x2(grad, scale=1.0) for part, grad in zip(parts, cut, strict=True)
+    ]

@@ -15,8 +15,8 @@ def _forward_kernel(
     x, y, y_bias, scale, row_scale, out, n_rows, C, tokens, period, sx, sy,
     HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_ROW: tl.constexpr, ROWS: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    cols = tl.program_id(0) * BC + tl.arange(0, BC)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # the one axis that may be long
+    cols = tl.program_id(1) * BC + tl.arange(0, BC)
     mask_c = cols < C
     mask = (rows < n_rows)[:, None] & mask_c[None, :]
     branch = tl.load(y + (rows % period)[:, None] * sy + cols[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -83,7 +83,7 @@ def scaled_residual_forward(
     out = torch.empty((n_rows, channels), dtype=out_dtype, device=x.device)
     blocks = _blocks(channels)
     tokens = n_rows // row_scale.numel() if row_scale is not None else 1
-    launch(_forward_kernel, (cdiv(channels, blocks["BC"]), cdiv(n_rows, blocks["ROWS"])),
+    launch(_forward_kernel, (cdiv(n_rows, blocks["ROWS"]), cdiv(channels, blocks["BC"])),
         x, y, x if y_bias is None else y_bias, x if scale is None else scale, x if row_scale is None else row_scale,
         out, n_rows, channels, tokens, y.shape[0], x.stride(0), y.stride(0),
         HAS_BIAS=y_bias is not None, HAS_SCALE=scale is not None, HAS_ROW=row_scale is not None, **blocks,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridzoo.ops._autograd import eager_form
 from hybridzoo.ops.selective_scan import reference
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
@@ -95,15 +96,17 @@ def _define(name: str, module: str, kept_shape: Callable[..., tuple[int, ...]]) 
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         u, dt, A, B, C, D, z, dt_bias, ctx.softplus, initial, seq_idx, cu_seqlens, _ = inputs
-        ctx.initial_dtype = None if initial is None else initial.dtype
+        ctx.initial_dtype, ctx.device_type = None if initial is None else initial.dtype, u.device.type
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(u, dt, A, B, C, D, z, dt_bias, seq_idx, cu_seqlens, output[2])
 
-    def run_backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _kept: None) -> tuple[Any, ...]:
+    def run_backward(
+        ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _kept: None, run: Callable[..., Any] = backward
+    ) -> tuple[Any, ...]:
         u, dt, A, B, C, D, z, dt_bias, seq_idx, cu_seqlens, kept = ctx.saved_tensors
         if grad_y is None:
             grad_y = torch.zeros(u.shape, dtype=u.dtype, device=u.device)
-        du, ddt, dA, dB, dC, dD, dz, dbias, d_init = backward(
+        du, ddt, dA, dB, dC, dD, dz, dbias, d_init = run(
             grad_y, grad_final, u, dt, A, B, C, D, z, dt_bias, ctx.softplus, seq_idx, cu_seqlens, kept
         )
         optional = [g if x is not None else None for g, x in ((dD, D), (dz, z), (dbias, dt_bias))]
@@ -112,10 +115,21 @@ def _define(name: str, module: str, kept_shape: Callable[..., tuple[int, ...]]) 
 
     forward.register_autograd(run_backward, setup_context=setup_context)
 
+    def eager_forward(u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(u.device.type, enabled=False):
+            return importlib.import_module(module).scan_forward(u, *rest)
+
+    def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        with torch.autocast(ctx.device_type, enabled=False):  # checkpoints let saved tensors be read once only
+            return run_backward(ctx, *grads, run=importlib.import_module(module).scan_backward)
+
+    eager = eager_form(eager_forward, setup_context, eager_backward)
+
     def scan(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, seq_idx, cu_seqlens) -> tuple[Tensor, Tensor]:
         inputs = (u, dt, A, B, C, D, z, dt_bias, initial_state)
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-        y, final, _ = forward(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, seq_idx, cu_seqlens, keep)
+        run = forward if torch.compiler.is_compiling() else eager
+        y, final, _ = run(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, seq_idx, cu_seqlens, keep)
         return y, final
 
     return scan

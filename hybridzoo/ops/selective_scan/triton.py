@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from hybridzoo.ops._launch import launch
 from hybridzoo.ops.selective_scan._kernels import (
     carry_kernel,
     chunk_state_kernel,
@@ -188,17 +189,17 @@ def scan_forward(
     constants = run.constants(softplus)
     if not plan.one_pass:
         kept, sums, alive = run.chunk_buffers()
-        chunk_state_kernel[(plan.blocks, run.chunks)](
+        launch(chunk_state_kernel, (plan.blocks, run.chunks),
             u, dt, A, B, dt_bias, run.reset, kept, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
-        carry_kernel[(plan.blocks, run.segments)](
+        launch(carry_kernel, (plan.blocks, run.segments),
             A, initial_state, kept, sums, alive, final, seg_chunk, *run.dims,
             N=run.states, REVERSE=False, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
         )  # fmt: skip
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
-    output_kernel[(plan.blocks, run.work)](
+    launch(output_kernel, (plan.blocks, run.work),
         u, dt, z, A, B, C, D, dt_bias, run.reset, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
         ONE_PASS=plan.one_pass, KEEP=keep, UN=TUNING.unroll, **constants,
@@ -240,18 +241,18 @@ def scan_backward(
     carry = None
     if not plan.one_pass:
         carry, sums, alive = run.chunk_buffers()
-        reverse_state_kernel[(plan.blocks, run.chunks)](
+        launch(reverse_state_kernel, (plan.blocks, run.chunks),
             dt, z, grad_y, A, C, dt_bias, run.reset, carry, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
-        carry_kernel[(plan.blocks, run.segments)](
+        launch(carry_kernel, (plan.blocks, run.segments),
             A, grad_final, carry, sums, alive, d_init, seg_chunk, *run.dims,
             N=run.states, REVERSE=True, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
         )  # fmt: skip
     items = plan.blocks * run.work
     programs = min(items, TUNING.programs_per_sm * _multiprocessors(u.device))
     parked = plan.chunk // TUNING.backward_sub
-    gradient_kernel[(programs,)](
+    launch(gradient_kernel, (programs,),
         u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, kept, carry, grad_final,
         run.empty(programs, parked, plan.BD, plan.NP), du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, items,

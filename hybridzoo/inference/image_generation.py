@@ -80,13 +80,13 @@ class ImageGenerator:
         if dtype not in DTYPES:
             raise ConfigError(unknown("dtype", str(dtype), DTYPES))
         self.device, self.dtype = pick_device(device), DTYPES[dtype]
-        self.model = _load(model, "model").to(self.device).eval()
+        self.model = load_part(model, "model").to(self.device).eval()
         source = tokenizer if tokenizer is not None else getattr(self.model.config, "tokenizer", None)
         if source is None:
             raise ConfigError(
                 "this model names no tokenizer: give tokenizer=, a model that turns its codes into images"
             )
-        self.tokenizer = _load(source, "tokenizer").to(self.device).eval()
+        self.tokenizer = load_part(source, "tokenizer").to(self.device).eval()
         check_tokenizer(self.model.config, self.tokenizer.config)
         self._text_source = text_encoder or getattr(self.model.config, "text_encoder", None)
         self._text: Any = None
@@ -118,7 +118,7 @@ class ImageGenerator:
         if prompts is not None:
             conditions["text_embeds"] = self.encode_texts(prompts)
         with torch.inference_mode():
-            with self._autocast():
+            with self.autocast():
                 codes = self.model.generate(**conditions, **options)
             images = self.tokenizer.decode_code(codes)
         if output == "float":
@@ -180,7 +180,8 @@ class ImageGenerator:
             self._text = TextFeatures(self._text_source, config.text_length, device=self.device)
         return self._text(list(prompts))
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that the model runs in."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -197,7 +198,12 @@ def check_tokenizer(config: Any, tokenizer: Any) -> None:
             )
 
 
-def _load(source: Any, what: str) -> Any:
+def load_part(source: Any, what: str) -> Any:
+    """A model in memory as it is; a registered name (with its weights), folder or hub id loaded.
+
+    Raises:
+        ConfigError: a registered name without trained weights; `what` says which part was meant.
+    """
     from hybridzoo.loading import build_model
 
     if not isinstance(source, (str, Path)):

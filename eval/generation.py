@@ -1,0 +1,297 @@
+"""Image generation in the harness: samples of every class, measured against the real images of a split.
+
+Protocol: `count` images, every class alike, from seeds that follow from one; the reference is the task's split (its
+test images). The Fréchet distance carries the name of its network: `fid` with the official Inception weights,
+`fd_efflite` with EfficientNet-Lite0. `class_accuracy` is the share of samples that a separately trained classifier gives
+the class they were made for.
+
+A record holds one sample, `{"id", "label", "codes", "predicted"}`: its codes, from which the tokenizer makes the very
+image again, and the classifier's class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybridzoo.errors import ConfigError, DataError
+from hybridzoo.eval.metrics.generation import (
+    FeatureStatistics,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    save_images_npz,
+)
+from hybridzoo.eval.metrics.generation_features import EfficientNetLite0, FeatureNetwork, FidInception
+from hybridzoo.eval.schema import Metric
+
+NETWORKS = ("efflite", "inception")
+NEIGHBOURS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How samples are made and measured.
+
+    Attributes:
+        count: samples; a multiple of the number of classes.
+        steps, cfg_scale, cfg_schedule, temperature, order: of the model's `generate`.
+        batch_size: samples at once.
+        efflite_weights: `efficientnet-lite0-57934424.pth`; None leaves FD-EffLite out.
+        inception_weights: torch-fidelity's Inception weights; "download" lets torch-fidelity fetch them; None leaves
+            FID out.
+        classifier: a model of the task "image-classification" with the data's classes; None leaves the accuracy out.
+        tokenizer: None: the one that the model names.
+        seed: of the samples.
+        save_npz: also write the samples there, for ADM's evaluator.
+    """
+
+    count: int = 10_000
+    steps: int = 20
+    cfg_scale: float = 1.0
+    cfg_schedule: str = "linear"
+    temperature: float = 4.5
+    order: str = "confidence"
+    batch_size: int = 250
+    efflite_weights: str | None = None
+    inception_weights: str | None = None
+    classifier: str | None = None
+    tokenizer: str | None = None
+    seed: int = 0
+    save_npz: str | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of `generate`."""
+        keys = ("steps", "cfg_scale", "cfg_schedule", "temperature", "order")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass
+class Samples:
+    """Images (N, H, W, C) uint8, their classes (N,) and codes (N, T)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass
+class GenerationScores:
+    """What `evaluate_generation` returns.
+
+    Attributes:
+        metrics: by name.
+        records: one per sample.
+        samples: the images.
+        details: accuracy per class, the references' own distances.
+    """
+
+    metrics: dict[str, Metric]
+    records: list[dict[str, Any]]
+    samples: Samples
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_generation(
+    model: Any,
+    reference: Any,
+    options: GenerationOptions,
+    *,
+    data_sha256: str = "",
+    device: Any = None,
+    dtype: str = "float32",
+    log: Callable[[str], None] = lambda line: None,
+) -> GenerationScores:
+    """Make samples of a model and measure them.
+
+    Args:
+        model: of the task "image-generation": in memory, a folder, or a registered name.
+        reference: split of a DataBundle with the real images.
+        options: see GenerationOptions.
+        data_sha256: of the data, under which features of the reference are cached; empty caches nothing.
+        device: left out: a GPU if there is one.
+        dtype: of the model, "float32" or "bfloat16".
+        log: is told what happens.
+
+    Raises:
+        ConfigError: nothing to measure with, or a count that the classes do not divide.
+        CheckpointError, InputError, DataError: each names what was given and the fix.
+    """
+    from hybridzoo.inference.image_generation import ImageGenerator
+
+    networks = load_networks(options, device)
+    if not networks and options.classifier is None:
+        raise ConfigError(
+            "nothing to measure the samples with: give efflite_weights= (FD-EffLite), inception_weights= (FID) or "
+            "classifier="
+        )
+    generator = ImageGenerator(model, options.tokenizer, device=device, dtype=dtype)
+    samples = make_samples(generator, options, log)
+    if options.save_npz is not None:
+        save_images_npz(samples.images, options.save_npz, samples.labels)
+    metrics: dict[str, Metric] = {}
+    details: dict[str, Any] = {}
+    real = split_images(reference) if networks else np.zeros((0, 1, 1, 1), np.uint8)
+    for network in networks:
+        log(f"features of {network.name}")
+        truth = reference_features(network, real, data_sha256)
+        fake, probabilities = network(samples.images)
+        metrics |= feature_metrics(network, truth, fake, probabilities)
+    predicted: np.ndarray | None = None
+    if options.classifier is not None:
+        log(f"classes by {options.classifier}")
+        predicted = classify(options.classifier, samples.images, generator, device)
+        right = predicted == samples.labels
+        share = float(right.mean())
+        metrics["class_accuracy"] = Metric(value=100 * share, stderr=100 * (share * (1 - share) / len(right)) ** 0.5)
+        details["class_accuracy"] = {
+            str(generator.model.config.id2label[int(c)]): round(100 * float(right[samples.labels == c].mean()), 2)
+            for c in np.unique(samples.labels)
+        }
+    return GenerationScores(metrics, records_of(samples, predicted), samples, details)
+
+
+def make_samples(generator: Any, options: GenerationOptions, log: Callable[[str], None]) -> Samples:
+    """Samples of all classes in turn: 0, 1, …, 0, 1, …
+
+    Raises:
+        ConfigError: a text-conditional model, or a count that the classes do not divide.
+    """
+    import torch
+
+    from hybridzoo.inference.image_generation import to_uint8
+
+    config = generator.model.config
+    if getattr(config, "condition", "class") != "class":
+        raise ConfigError("this protocol makes images of classes, and the model is text-conditional")
+    classes = config.num_labels
+    if options.count < 1 or options.count % classes:
+        raise ConfigError(f"count={options.count} must be a multiple of the model's {classes} classes")
+    labels = np.arange(options.count) % classes
+    images, codes = [], []
+    for number, start in enumerate(range(0, options.count, options.batch_size)):
+        part = torch.from_numpy(labels[start : start + options.batch_size])
+        seed = options.seed * 1_000_003 + number
+        with torch.inference_mode(), generator.autocast():
+            found = generator.model.generate(part, generator=seed, **options.sampling())
+        with torch.inference_mode():
+            pixels = generator.tokenizer.decode_code(found)
+        images.append(to_uint8(pixels))
+        codes.append(found.flatten(1).cpu().numpy())
+        log(f"{start + len(part)} of {options.count} samples")
+    return Samples(np.concatenate(images), labels, np.concatenate(codes))
+
+
+def load_networks(options: GenerationOptions, device: Any) -> list[FeatureNetwork]:
+    """The feature networks whose weights are given."""
+    from hybridzoo.inference.classifier import pick_device
+
+    place, found = pick_device(device), []
+    if options.efflite_weights is not None:
+        found.append(EfficientNetLite0(options.efflite_weights, place))
+    if options.inception_weights is not None:
+        given = options.inception_weights
+        found.append(FidInception(None if given == "download" else given, place))
+    return found
+
+
+def feature_metrics(
+    network: FeatureNetwork, real: np.ndarray, fake: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Metric]:
+    """Distances, precision and recall in one network's features; the Inception score only with FID's own network."""
+    name = network.distance
+    official = isinstance(network, FidInception)
+    suffix = "" if official else f"_{name.removeprefix('fd_')}"
+    distance = frechet_distance(FeatureStatistics.of(real), FeatureStatistics.of(fake))
+    kernel, deviation = kernel_distance(real, fake)
+    precision, recall = precision_recall(real, fake, neighbours=NEIGHBOURS)
+    made = {
+        name: Metric(value=distance, unit=""),
+        "kid" if official else f"kd{suffix}": Metric(value=kernel, stderr=deviation, unit=""),
+        f"precision{suffix}": Metric(value=100 * precision),
+        f"recall{suffix}": Metric(value=100 * recall),
+    }
+    if official:
+        score, spread = inception_score(probabilities)
+        made["inception_score"] = Metric(value=score, stderr=spread, unit="")
+    return made
+
+
+def split_images(split: Any) -> np.ndarray:
+    """(N, H, W, C) uint8 images of a split, which must all have one size."""
+    made = [np.asarray(split[i]["image"]) for i in range(len(split))]
+    if len({image.shape for image in made}) != 1:
+        raise DataError("the reference images differ in size: resize them to the size of the samples first")
+    images = np.stack(made)
+    return images[..., None] if images.ndim == 3 else images
+
+
+def reference_features(network: FeatureNetwork, images: np.ndarray, data_sha256: str) -> np.ndarray:
+    """(N, F) features of the real images; kept in the cache under the data's digest, and read from there."""
+    if not data_sha256:
+        return network(images)[0]
+    digest = hashlib.sha256(f"{data_sha256} {images.shape}".encode() + images[:: max(1, len(images) // 64)].tobytes())
+    path = cache_folder() / f"{network.name}-{digest.hexdigest()[:24]}.npz"
+    if path.is_file():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return file["features"]
+        except (OSError, KeyError, ValueError):
+            path.unlink(missing_ok=True)  # half-written by a killed process
+    features = network(images)[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez(staged, features=features)
+    os.replace(staged, path)
+    return features
+
+
+def cache_folder() -> Path:
+    """Where features of reference images are kept: `$HYBRIDZOO_CACHE/features`, or below `~/.cache/hybridzoo`."""
+    return Path(os.environ.get("HYBRIDZOO_CACHE", Path.home() / ".cache" / "hybridzoo")) / "features"
+
+
+def classify(classifier: str, images: np.ndarray, generator: Any, device: Any) -> np.ndarray:
+    """(N,) classes in the order of the generator's.
+
+    Raises:
+        ConfigError: a classifier of other classes.
+    """
+    from hybridzoo.inference import ImageClassifier
+    from hybridzoo.inference.image_generation import load_part
+
+    judge = ImageClassifier(load_part(classifier, "classifier"), device=device)
+    names = [str(generator.model.config.id2label[i]) for i in range(generator.model.config.num_labels)]
+    if set(judge.label_names) != set(names):
+        raise ConfigError(
+            f"classifier {classifier} knows {', '.join(judge.label_names[:6])}, … and the samples are of "
+            f"{', '.join(names[:6])}, …: give a classifier of the same classes"
+        )
+    flat = [image[..., 0] if image.shape[-1] == 1 else image for image in images]
+    order = [names.index(name) for name in judge.label_names]
+    return np.asarray(order)[judge.logits(flat, 250).argmax(1)]
+
+
+def records_of(samples: Samples, predicted: np.ndarray | None) -> list[dict[str, Any]]:
+    """One plain dictionary per sample."""
+    rows: list[dict[str, Any]] = []
+    for i, (label, codes) in enumerate(zip(samples.labels.tolist(), samples.codes.tolist())):
+        row: dict[str, Any] = {"id": f"sample-{i:06d}", "label": label, "codes": codes}
+        if predicted is not None:
+            row["predicted"] = int(predicted[i])
+        rows.append(row)
+    return rows
+
+
+def accuracy_of(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of records whose predicted class is the one asked for; None without predictions."""
+    if not records or "predicted" not in records[0]:
+        return None
+    return sum(r["predicted"] == r["label"] for r in records) / len(records)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from hybridzoo.layers.fused import fused
 from hybridzoo.layers.kv import extend_kv
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, choose, require
 from hybridzoo.layers.norms import HeadRMSNorm
@@ -83,7 +84,7 @@ def turn(x: Tensor, rotary: Rotary | None, ctx: MixerContext) -> Tensor:
     cos, sin = ctx.rope(rotary)
     if ctx.cu_seqlens is not None:
         cos, sin = (t.view(ctx.rows, -1, t.shape[2]) for t in (cos, sin))
-    return rotate(x, cos, sin)
+    return fused(rotate, x, cos, sin) if x.shape[2] == 1 else rotate(x, cos, sin)
 
 
 def head_norm(kind: str, width: int, heads: int) -> HeadRMSNorm | None:

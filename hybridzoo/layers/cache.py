@@ -54,7 +54,8 @@ class HybridCache(Cache):
         if states is not None:
             first = next(t for state in states for t in state.values())
             self.lengths = torch.zeros(first.shape[0], 1, dtype=torch.long, device=first.device)
-        self.graph: Any = None  # a captured decoding step
+        self.capture = True  # on a GPU, run single-token calls of a static cache as one CUDA graph
+        self.graph: Any = None  # the captured step
         self.warm = False
 
     @property

@@ -34,6 +34,7 @@ class DecodeGraph:
         """A single token for each row of a filled static cache on a GPU, without gradients."""
         return (
             cache.static
+            and cache.capture
             and input_ids is not None
             and x.is_cuda
             and x.shape[1] == 1

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.layers.fused import fused
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
 from hybridzoo.layers.short_conv import ShortConv
@@ -104,7 +105,7 @@ class DeltaMixer(Mixer):
             beta = beta.masked_fill(~ctx.valid.unsqueeze(2), 0.0)
         before = None if state is None else state["delta"]
         if x.shape[1] == 1 and before is not None and ctx.cu_seqlens is None:
-            o, after = delta_rule_step(before, q[:, 0], k[:, 0], v[:, 0], beta[:, 0], inplace=ctx.inplace)
+            o, after = fused(delta_rule_step, before, q[:, 0], k[:, 0], v[:, 0], beta[:, 0], inplace=ctx.inplace)
             o = o.unsqueeze(1)
         else:
             o, after = delta_rule(
@@ -144,9 +145,15 @@ class DeltaMixer(Mixer):
             y = F.relu(y)
         elif kind == "elu":
             y = F.elu(y) + 1
-        wide = y if y.dtype == torch.float64 else y.float()
-        if self.options.qk_norm == "l2":
-            wide = wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS)
-        else:
-            wide = wide / (wide.abs().sum(-1, keepdim=True) + _EPS)
-        return wide.to(y.dtype)
+        norm = _l2_normalised if self.options.qk_norm == "l2" else _sum_normalised
+        return fused(norm, y) if x.shape[1] == 1 else norm(y)
+
+
+def _l2_normalised(x: Tensor) -> Tensor:
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS)).to(x.dtype)
+
+
+def _sum_normalised(x: Tensor) -> Tensor:
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide / (wide.abs().sum(-1, keepdim=True) + _EPS)).to(x.dtype)

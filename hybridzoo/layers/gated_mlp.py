@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridzoo.errors import ConfigError, unknown
+from hybridzoo.layers.fused import fused, gated
 
 ACTIVATIONS = ("silu", "relu2")
 
@@ -34,7 +35,8 @@ class GatedMLP(nn.Module):
         """(..., width) -> (..., width)"""
         if self.gate_proj is None:
             return self.down_proj(F.relu(self.up_proj(x)).square())
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(fused(gated, gate, up) if x.shape[-2] == 1 else gated(gate, up))
 
 
 def default_hidden(width: int, ratio: float = 4.0, multiple: int = 256) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from hybridzoo.layers.attention_mixer import AttentionOptions, head_norm, merge_heads, rope_of, split_heads, turn
+from hybridzoo.layers.fused import fused, mean_of_norms
 from hybridzoo.layers.kv import extend_kv
 from hybridzoo.layers.mamba_mixer import MambaOptions, ssm_of
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, require
@@ -86,6 +87,10 @@ class HymbaMixer(Mixer):
         assert kv is not None
         attention = merge_heads(hybrid_attention(q, kv.k.to(q.dtype), kv.v.to(q.dtype), kv.plan), ctx)
         y, ssm_state = self.ssm(parts[-2], parts[-1], ctx, state)
-        fused = (self.attention_norm(attention) + self.ssm_norm(y)) / 2
+        if x.shape[1] == 1 and self.attention_norm.round_first:
+            weights = self.attention_norm.weight, self.ssm_norm.weight
+            mean = fused(mean_of_norms, attention, weights[0], y, weights[1], self.attention_norm.eps)
+        else:
+            mean = (self.attention_norm(attention) + self.ssm_norm(y)) / 2
         new = None if kv_state is None or ssm_state is None else {**kv_state, **ssm_state}
-        return MixerOutput(self.out_proj(fused.to(x.dtype)), new, kv)
+        return MixerOutput(self.out_proj(mean.to(x.dtype)), new, kv)

@@ -149,8 +149,10 @@ def _fill(buffer: Tensor, chunk: Tensor, ctx: MixerContext, inplace: bool) -> Te
         return buffer.index_copy_(2, at, chunk) if inplace else buffer.index_copy(2, at, chunk)
     past, after = _column(ctx.past, chunk), _column(ctx.after, chunk)
     if length == 1 and ctx.counts is None:
-        at = torch.where(past < meta, past, meta + torch.remainder(past - meta, ring))
-        index = at.view(-1, 1, 1, 1).expand(buffer.shape[0], buffer.shape[1], 1, buffer.shape[3])
+        if ("slot", slots) not in ctx.memo:
+            slot = torch.where(past < meta, past, meta + torch.remainder(past - meta, ring))
+            ctx.memo["slot", slots] = slot.view(-1, 1, 1, 1)
+        index = ctx.memo["slot", slots].expand(buffer.shape[0], buffer.shape[1], 1, buffer.shape[3])
         return buffer.scatter_(2, index, chunk) if inplace else buffer.scatter(2, index, chunk)
     source = slot_positions(after, slots, meta) - past  # (B, S): which of this call's positions a slot holds now
     source = source.expand(buffer.shape[0], slots)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.layers.fused import fused, normalised
+
 
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight, with statistics in fp32.
@@ -27,6 +29,8 @@ class RMSNorm(nn.Module):
         shape = (x.shape[-1],)
         if self.weight.dtype == x.dtype and not (self.round_first and x.dtype != torch.float32):
             return F.rms_norm(x, shape, self.weight, self.eps)
+        if self.round_first and x.dim() == 3 and x.shape[1] == 1:
+            return fused(normalised, x, self.weight, self.eps)
         if self.round_first:
             return (F.rms_norm(x, shape, None, self.eps) * self.weight).to(x.dtype)
         return (F.rms_norm(x.float(), shape, None, self.eps) * self.weight).to(x.dtype)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from hybridzoo.layers.fused import fused
 from hybridzoo.layers.mixer import MixerContext, MixerInfo, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
 from hybridzoo.layers.short_conv import ShortConv
@@ -96,15 +97,14 @@ class SelectiveSSM(nn.Module):
         if ctx.valid is not None and ctx.return_state:
             dt = dt.masked_fill(~ctx.valid.unsqueeze(2), _NO_STEP)
         dt, B, C, z = (t.to(u.dtype) for t in (dt, B, C, z))
-        A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
         before = None if state is None else state["ssm"]
         if x.shape[1] == 1 and before is not None and ctx.cu_seqlens is None:
-            parts = (u[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], self.D, z[:, 0], self.dt_proj.bias)
-            y, after = selective_scan_step(before, *parts, dt_softplus=True, inplace=ctx.inplace)
+            parts = (u[:, 0], dt[:, 0], self.A_log, B[:, 0], C[:, 0], self.D, z[:, 0], self.dt_proj.bias)
+            y, after = fused(_step, before, *parts, inplace=ctx.inplace)
             y = y.unsqueeze(1)
         else:
             out = selective_scan(
-                *(u, dt, A, B, C, self.D, z, self.dt_proj.bias),
+                *(u, dt, _rates(self.A_log), B, C, self.D, z, self.dt_proj.bias),
                 dt_softplus=True,
                 initial_state=before,
                 return_final_state=ctx.return_state,
@@ -114,3 +114,12 @@ class SelectiveSSM(nn.Module):
         if not ctx.return_state or conv is None or after is None:
             return y, None
         return y, {"conv": conv, "ssm": after}
+
+
+def _rates(A_log: Tensor) -> Tensor:
+    """A = -exp(A_log), fp32 or fp64."""
+    return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
+
+
+def _step(state: Tensor, u: Tensor, dt: Tensor, A_log: Tensor, *rest: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
+    return selective_scan_step(state, u, dt, _rates(A_log), *rest, dt_softplus=True, inplace=inplace)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hybridzoo.layers.fused import fused
 from hybridzoo.layers.mixer import MixerContext
 from hybridzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 
@@ -44,7 +45,10 @@ class ShortConv(nn.Module):
         """
         weight = self.weight.squeeze(1)
         if x.shape[1] == 1 and state is not None and ctx.cu_seqlens is None and self.taps > 1:
-            y, new = causal_conv1d_step(state, x[:, 0], weight, self.bias, activation=self.activation)
+            inplace = ctx.inplace and ctx.valid is None
+            y, new = fused(
+                causal_conv1d_step, state, x[:, 0], weight, self.bias, activation=self.activation, inplace=inplace
+            )
             if ctx.valid is not None:
                 new = torch.where(ctx.valid.unsqueeze(2), new, state.to(new.dtype))
             return y.unsqueeze(1), new if ctx.return_state else None

@@ -1,0 +1,51 @@
+"""Chains of small operations as single kernels while decoding.
+
+A decoded token costs few flops and many kernel launches. Where a call has one token a row, runs on a GPU and keeps no
+gradients, these chains go through torch.compile, which turns each into one or two kernels; elsewhere they run as they
+are written (also with HYBRIDZOO_FUSED=0).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridzoo.ops.dispatch import machine_obstacle
+
+ENABLED = os.environ.get("HYBRIDZOO_FUSED", "1") != "0"
+_compiled: dict[Any, Callable[..., Any]] = {}
+
+
+def fused(fn: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """`fn(x, *args, **kwargs)`, compiled where that pays.
+
+    Args:
+        fn: a function of tensors, without data-dependent branches.
+        x: its first argument, (B, 1, ...) or (B, ...) of a decoding step.
+    """
+    if not (ENABLED and x.is_cuda) or torch.is_grad_enabled() or torch.compiler.is_compiling() or machine_obstacle("triton:jit"):
+        return fn(x, *args, **kwargs)
+    if fn not in _compiled:
+        _compiled[fn] = torch.compile(fn)
+    return _compiled[fn](x, *args, **kwargs)
+
+
+def mean_of_norms(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor, eps: float) -> Tensor:
+    """(norm(a) + norm(b)) / 2, rounded as `RMSNorm(round_first=True)` does."""
+    shape = (a.shape[-1],)
+    return ((F.rms_norm(a, shape, None, eps) * weight_a) + (F.rms_norm(b, shape, None, eps) * weight_b)) / 2
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up"""
+    return F.silu(gate) * up
+
+
+def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) rounded, times the weight."""
+    return (F.rms_norm(x, (x.shape[-1],), None, eps) * weight).to(x.dtype)

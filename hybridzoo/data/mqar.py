@@ -9,7 +9,10 @@ generator of our own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +20,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hybridzoo.data.base import Raw
 from hybridzoo.data.text_stream import IGNORED
 from hybridzoo.errors import ConfigError
+
+HELD_OUT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,7 @@ class MqarOptions:
         noise: fill the places between questions with random tokens, as the authors do; else with 0.
     """
 
-    vocab_size: int = 8192
+    vocab_size: int = 1024
     sequence_length: int = 256
     pairs: int = 32
     power: float = 0.01
@@ -89,27 +95,70 @@ class Mqar(Dataset):
         size: sequences of an epoch.
         seed: of all numbers. Train, validation and test differ in `part`.
         part: number of the split.
+        indices: sequences of this split, if not all.
     """
 
-    def __init__(self, options: MqarOptions, size: int, *, seed: int = 0, part: int = 0):
-        self.options, self.size, self.seed, self.part = options, size, seed, part
+    kind = "tokens"
+
+    def __init__(
+        self,
+        options: MqarOptions,
+        size: int,
+        *,
+        seed: int = 0,
+        part: int = 0,
+        indices: Sequence[int] | None = None,
+    ):
+        self.options, self.seed, self.part = options, seed, part
+        self.indices = range(size) if indices is None else list(indices)
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.indices)
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the sequences."""
+        return [f"{self.part}/{i}" for i in self.indices]
+
+    def digests(self) -> None:
+        """Sequences are random; splits are not compared."""
+
+    def select(self, indices: Iterable[int]) -> Mqar:
+        """The split with these sequences."""
+        chosen = [self.indices[int(i)] for i in indices]
+        return Mqar(self.options, len(chosen), seed=self.seed, part=self.part, indices=chosen)
 
     def __getitem__(self, key: Any) -> dict[str, torch.Tensor]:
         return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
     def __getitems__(self, keys: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Batch of keys (with `epoch` and `index`) or plain indices: input_ids and labels (B, T) int64."""
-        made = [
-            make_mqar(
-                self.options,
-                np.random.default_rng([self.seed, self.part, int(getattr(k, "epoch", 0)), int(getattr(k, "index", k))]),
-            )
-            for k in keys
-        ]
+        made = [make_mqar(self.options, np.random.default_rng(self._seed(key))) for key in keys]
         return {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in made])),
             "labels": torch.from_numpy(np.stack([labels for _, labels in made])),
         }
+
+    def _seed(self, key: Any) -> list[int]:
+        # a Key is a tuple, whose own `index` is a method: ask for the epoch first
+        epoch = int(key.epoch) if hasattr(key, "epoch") else 0
+        index = int(key.index) if hasattr(key, "epoch") else int(key)
+        return [self.seed, self.part, epoch, self.indices[index]]
+
+
+def read_mqar(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
+    """Train, validation and test of the task with the given options; 1,000 sequences each to validate and to test."""
+    size = options.pop("size", 100_000)
+    task = MqarOptions(**options)
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(f"size={size!r} must be a number of sequences, at least 1")
+    described = json.dumps({**dataclasses.asdict(task), "seed": seed, "generator": 1}, sort_keys=True)
+    sizes = {"train": size, "validation": HELD_OUT, "test": HELD_OUT}
+    splits: Any = {name: Mqar(task, count, seed=seed, part=i) for i, (name, count) in enumerate(sizes.items())}
+    return Raw(
+        splits=splits,
+        label_names=(),
+        sha256=hashlib.sha256(described.encode()).hexdigest(),
+        sha256_of="the options and the seed",
+        revision=f"{task.pairs} pairs in {task.sequence_length} tokens, vocabulary {task.vocab_size}",
+    )

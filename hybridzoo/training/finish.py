@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from hybridzoo.checkpoint_io import read_state_dict
 from hybridzoo.training.environment import command_line
+from hybridzoo.training.objectives import LOWER_IS_BETTER
 from hybridzoo.training.schema import Recipe
 from hybridzoo.training.trainer import ZooTrainer
 
@@ -28,13 +29,7 @@ def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer
     which = final_weights(trainer, recipe)
     model.eval()
     if trainer.eval_dataset is not None:
-        logits, labels = predict_logits(trainer, trainer.eval_dataset)  # type: ignore[arg-type]
-        run.metrics = _metrics(logits, labels)
-        if recipe.training.calibrate_temperature:
-            from hybridzoo.eval.metrics.calibration import fit_temperature
-
-            run.temperature = fit_temperature((logits * model.config.temperature).numpy(), labels.numpy())
-            model.config.temperature = run.temperature
+        run.metrics = trainer.objective.final_metrics(run, trainer)
     save_final(run, recipe, bundle, model, tokenizer, which, results=[])
     if recipe.evaluation.tasks:
         results = evaluate_tasks(run, recipe)
@@ -67,6 +62,18 @@ def save_final(
         tokenizer.save_pretrained(run.folder)
 
 
+def classification_metrics(run: Any, trainer: ZooTrainer) -> dict[str, float]:
+    """Loss and shares of the validation split; fits `run.temperature` and the model's, if the recipe asks for it."""
+    logits, labels = predict_logits(trainer, trainer.eval_dataset)  # type: ignore[arg-type]
+    if trainer.recipe.training.calibrate_temperature:
+        from hybridzoo.eval.metrics.calibration import fit_temperature
+
+        config = trainer.model.config
+        run.temperature = fit_temperature((logits * config.temperature).numpy(), labels.numpy())
+        config.temperature = run.temperature
+    return _metrics(logits, labels)
+
+
 def _metrics(logits: Any, labels: Any) -> dict[str, float]:
     from types import SimpleNamespace
 
@@ -85,7 +92,8 @@ def card_facts(run: Any, recipe: Recipe, bundle: Any, which: str, results: list[
             "dataset_type": info.name,
             "dataset_name": f"{info.title} (validation)",
             "metric_type": name,
-            "metric_value": round(value if name == "loss" else 100 * value, 4),  # per cent, as in result files
+            # shares are per cent, as in result files
+            "metric_value": round(value if name in LOWER_IS_BETTER else 100 * value, 4),
         }
         for name, value in run.metrics.items()
     ]

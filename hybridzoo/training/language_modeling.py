@@ -24,10 +24,10 @@ from hybridzoo.data.text_stream import IGNORED, PackedStream, TextStream, file_s
 from hybridzoo.data.text_stream_dataset import PackedText, StreamedText, WindowedText
 from hybridzoo.data.text_stream_tokenizers import byte_tokenizer, check_vocabulary, train_lm_tokenizer
 from hybridzoo.errors import ConfigError
+from hybridzoo.training.objectives import Objective
 from hybridzoo.training.sampling import Key
+from hybridzoo.training.schema import Recipe
 
-METRICS = ("bits_per_byte", "perplexity", "loss", "accuracy")  # accuracy: of the questions of MQAR
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss")
 TOKENIZER_TEXT = 100_000_000  # characters that a tokenizer is trained on at most
 
 
@@ -204,3 +204,89 @@ def validate(
     if exact:
         return metrics | {"accuracy": right / max(tokens, 1)}
     return metrics | {"bits_per_byte": nats / (math.log(2) * max(data.scored_bytes, 1))}
+
+
+class LanguageModeling(Objective):
+    """Next-token prediction on packed documents, or on the questions of MQAR."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+        self.batching, self._reader = split_options(recipe.data.options)
+        self.tokens_per_step = 0
+
+    def reader_options(self) -> dict[str, Any]:
+        """Without the keys of `Batching`; MQAR, which has no documents, takes all."""
+        return dict(self.recipe.data.options) if self.recipe.data.name == "mqar" else dict(self._reader)
+
+    def tokenizer(self, bundle: Any) -> Any:
+        """`train:N`, `bytes`, a folder or hub id, or the one beside the first weights; None for MQAR."""
+        if hasattr(bundle["train"], "__getitems__"):
+            if self.recipe.data.tokenizer is not None:
+                raise ConfigError(f"data.tokenizer: {bundle.info.name} is made of tokens; leave it out")
+            return None
+        given = self.recipe.data.tokenizer
+        if given is not None and (given == "bytes" or given.startswith("train:")):
+            return build_lm_tokenizer(given, bundle["train"].content)
+        from hybridzoo.training.build import build_tokenizer
+
+        return build_tokenizer(self.recipe, bundle["train"])
+
+    def datasets(self, bundle: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """See `build_lm_datasets`."""
+        if bundle.info.task != "text-generation":
+            raise ConfigError(
+                f"{self.recipe.model.name} does text-generation, but {bundle.info.name} is data for {bundle.info.task}"
+            )
+        from accelerate import PartialState
+
+        processes, t = PartialState(), self.recipe.training
+        if tokenizer is not None:
+            _note_special_tokens(model, tokenizer)
+        train, validation = build_lm_datasets(
+            bundle.splits,
+            tokenizer,
+            model,
+            self.batching,
+            seed=t.seed,
+            root=self.recipe.data.root,
+            options=self._reader,
+            rank=processes.process_index,
+            world=processes.num_processes,
+        )
+        length = getattr(getattr(train, "options", None), "sequence_length", self.batching.sequence_length)
+        self.tokens_per_step = length * t.batch_size * t.gradient_accumulation * processes.num_processes
+        return train, validation
+
+    def evaluate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        """See `validate`."""
+        return validate(
+            trainer.model,
+            dataset,
+            self.recipe.evaluation.batch_size,
+            device=trainer.args.device,
+            precision=self.recipe.training.precision,
+            rank=trainer.args.process_index,
+            world=trainer.args.world_size,
+        )
+
+    def log_entries(self, trainer: Any, seconds: float, steps: int) -> dict[str, float]:
+        """Tokens per second of all processes since the last entry."""
+        return {"tokens_per_sec": round(self.tokens_per_step * steps / seconds, 1)} if seconds > 0 and steps else {}
+
+    def final_metrics(self, run: Any, trainer: Any) -> dict[str, float]:
+        """Of the final weights, on this process alone."""
+        return validate(
+            trainer.model,
+            trainer.eval_dataset,
+            self.recipe.evaluation.batch_size,
+            device=trainer.args.device,
+            precision=self.recipe.training.precision,
+        )
+
+
+def _note_special_tokens(model: Any, tokenizer: Any) -> None:
+    """Generation ends and pads as the tokenizer does."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.config, getattr(model, "generation_config", None)):
+            if config is not None and hasattr(config, name):
+                setattr(config, name, getattr(tokenizer, name))

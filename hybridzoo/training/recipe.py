@@ -21,9 +21,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hybridzoo._paths import asset_root
 from hybridzoo.errors import ConfigError, UnknownNameError, unknown
+from hybridzoo.training.objectives import check_metric
 from hybridzoo.training.schema import Recipe
 
-METRICS = ("accuracy", "loss", "f1_macro", "f1_weighted", "balanced_accuracy")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 INTERPOLATIONS = ("random", "bilinear", "bicubic", "nearest", "lanczos")
 _EVERY = re.compile(r"(\d+)\s*steps?|(\d+(?:\.\d+)?)\s*(?:epochs?)?")
@@ -297,7 +297,7 @@ def _check_values(recipe: Recipe, where: str) -> None:
         need(0 <= getattr(t, key) <= t.learning_rate, f"training.{key}", "must lie between 0 and learning_rate")
     for key in ("warmup_epochs", "cooldown_epochs", "weight_decay", "mixup", "cutmix", "num_workers", "seed"):
         need(getattr(t, key) >= 0, f"training.{key}", "must not be negative")
-    for key in ("warmup_ratio", "label_smoothing"):
+    for key in ("warmup_ratio", "label_smoothing", "decay_ratio"):
         need(0 <= getattr(t, key) < 1, f"training.{key}", "must lie in [0, 1)")
     for key in ("mixup_prob", "mixup_switch_prob", "augment.hflip", "augment.random_erasing"):
         value = a.__dict__[key[8:]] if key.startswith("augment.") else getattr(t, key)
@@ -344,8 +344,7 @@ def _check_values(recipe: Recipe, where: str) -> None:
     need(a.repeats >= 0, "training.augment.repeats", "must not be negative")
     for key in ("eval_every", "save_every"):
         parse_every(getattr(t, key), f"{where}: training.{key}")
-    if e.metric not in METRICS:
-        raise ConfigError(f"{where}: evaluation.metric: {unknown('metric', e.metric, METRICS)}")
+    check_metric(recipe, where)
     for name in t.report_to:
         if name not in TRACKERS:
             raise ConfigError(f"{where}: training.report_to: {unknown('tracker', name, TRACKERS)}")

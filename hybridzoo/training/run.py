@@ -18,6 +18,7 @@ from typing import Any
 
 from hybridzoo.errors import ConfigError, DataError, TrainingError
 from hybridzoo.training import checkpoints
+from hybridzoo.training.objectives import Objective, objective_of
 from hybridzoo.training.recipe import load_recipe, parse_every, recipe_to_dict, recipe_to_yaml
 from hybridzoo.training.schema import Recipe
 
@@ -98,10 +99,11 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
     finished = _finished(folder, recipe, resume)
     if finished is not None:
         return finished
+    objective = objective_of(recipe)
     with processes.main_process_first():  # the first one also fills the caches of downloads
         checkpoint = prepare_folder(folder, recipe, resume, main=processes.is_main_process)
-        bundle = _load(recipe)
-    trainer, tokenizer = make_trainer(recipe, bundle, folder)
+        bundle = objective.load()
+    trainer, tokenizer = make_trainer(recipe, bundle, folder, objective)
     if checkpoint is not None:
         _check_processes(checkpoint, trainer.args.world_size, recipe)
     if processes.is_main_process:
@@ -140,22 +142,22 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
     return run
 
 
-def make_trainer(recipe: Recipe, bundle: Any, folder: Path) -> tuple[Any, Any]:
+def make_trainer(recipe: Recipe, bundle: Any, folder: Path, objective: Objective | None = None) -> tuple[Any, Any]:
     """The ZooTrainer of a run, ready for `train()`, and the tokenizer (None for images)."""
     from transformers import set_seed
 
-    from hybridzoo.training.build import build_datasets, build_recipe_model, build_tokenizer
     from hybridzoo.training.callbacks import Flow, JsonLog, Progress
     from hybridzoo.training.trainer import ZooTrainer
 
     _check_splits(recipe, bundle)
     _check_trackers(recipe)
-    tokenizer = build_tokenizer(recipe, bundle["train"]) if bundle.info.task == "text-classification" else None
+    objective = objective_of(recipe) if objective is None else objective
+    tokenizer = objective.tokenizer(bundle)
     set_seed(recipe.training.seed)
-    model = build_recipe_model(recipe, bundle.info.label_names)
+    model = objective.model(bundle)
     if recipe.training.calibrate_temperature and not hasattr(model.config, "temperature"):
         raise ConfigError(f"training.calibrate_temperature: {type(model.config).__name__} has no field temperature")
-    train_set, validation_set = build_datasets(recipe, bundle, model, tokenizer)
+    train_set, validation_set = objective.datasets(bundle, model, tokenizer)
     with _tensorboard_folder(folder):
         trainer = ZooTrainer(
             recipe,
@@ -163,6 +165,7 @@ def make_trainer(recipe: Recipe, bundle: Any, folder: Path) -> tuple[Any, Any]:
             train_set,
             validation_set,
             folder / "checkpoints",
+            objective=objective,
             processing_class=tokenizer,
             callbacks=[JsonLog(folder / LOG_FILE), Progress(recipe.model.name)],
         )
@@ -299,16 +302,6 @@ def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 # What a recipe needs -----------------------------------------------------------------------------------------------
-
-
-def _load(recipe: Recipe) -> Any:
-    from hybridzoo.data import load_data
-
-    d = recipe.data
-    try:
-        return load_data(d.name, root=d.root, protocol=d.protocol, seed=d.seed, **d.options)
-    except TypeError as error:
-        raise ConfigError(f"data.options {d.options} do not fit the data set {d.name}: {error}") from error
 
 
 def _check_splits(recipe: Recipe, bundle: Any) -> None:

@@ -14,15 +14,17 @@ class Schedule:
     """Warm-up, decay and cool-down, in updates.
 
     As timm's `CosineLRScheduler(t_in_epochs=False)` with its default `warmup_prefix=False`: the cosine runs over
-    `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the warm-up's end.
+    `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the warm-up's end;
+    `wsd` stays at the peak and falls linearly over the last `falling_steps` of `decay_steps`.
 
     Args:
-        kind: cosine, linear or constant.
+        kind: cosine, linear, constant or wsd.
         peak: the recipe's learning_rate.
         floor: min_learning_rate, from `decay_steps` on.
         start: warmup_learning_rate, at update 0.
         warmup_steps: length of the warm-up.
         decay_steps: updates of `epochs`, warm-up included, cool-down not.
+        falling_steps: of wsd.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Schedule:
     start: float
     warmup_steps: int
     decay_steps: int
+    falling_steps: int = 0
 
     def __call__(self, step: int) -> float:
         """The learning rate of update number `step` (0 is the first)."""
@@ -42,7 +45,8 @@ class Schedule:
             return self.floor
         if self.kind == "cosine":
             return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * step / self.decay_steps))
-        rest = (self.decay_steps - step) / max(self.decay_steps - self.warmup_steps, 1)
+        falling = self.falling_steps if self.kind == "wsd" else self.decay_steps - self.warmup_steps
+        rest = min((self.decay_steps - step) / max(falling, 1), 1.0)
         return self.floor + (self.peak - self.floor) * rest
 
     def multiplier(self) -> Callable[[int], float]:
@@ -74,4 +78,5 @@ def make_schedule(t: TrainingSection, updates_per_epoch: int) -> Schedule:
         start=t.warmup_learning_rate,
         warmup_steps=min(warmup, total),
         decay_steps=max(total - cooldown, 1),
+        falling_steps=round(t.decay_ratio * max(total - cooldown, 1)),
     )

@@ -30,7 +30,7 @@ class DataSection:
     root: str | None = None  # folder or file where it lies; null = embedded, or the data set's usual place
     protocol: str | None = None  # which split rule, where the data set knows several
     seed: int = 42  # of the splits
-    tokenizer: str | None = None  # folder or hub id, or `train:8000`: a byte-level BPE of that size on the train split
+    tokenizer: str | None = None  # folder or hub id; `train:8000`: a BPE of that size on the train split; `bytes`
     options: dict[str, Any] = field(default_factory=dict)  # further keywords of the data set's reader, e.g. limit
 
 
@@ -58,6 +58,23 @@ class AugmentSection:
 
 
 @dataclass
+class BoxAugmentSection:
+    """Training augmentation of images with boxes (detectors); what is left out is off. docs/detection.md explains."""
+
+    hflip: float = 0.0  # probabilities of mirroring
+    vflip: float = 0.0
+    rot90: bool = False  # turn by a random multiple of 90 degrees
+    multi_scale: list[int] = field(default_factory=list)  # short sides in pixels, one is drawn
+    max_size: int | None = None  # of the long side with multi_scale; null = the model's longest_edge
+    detr_crop: bool = False  # half of the images: resize to 400, 500 or 600, crop 384 to 600
+    crop_scale: list[float] | None = None  # area of a random crop, e.g. [0.3, 1.0]
+    lsj: list[float] | None = None  # factors of large-scale jitter, e.g. [0.1, 2.0]
+    copy_paste: float = 0.0  # probability of pasting objects of another image
+    photometric: float = 0.0  # strength of brightness, contrast and saturation changes
+    oversample: float | None = None  # repeat images of classes in fewer than this share of the images, e.g. 0.001
+
+
+@dataclass
 class TrainingSection:
     """How it is trained."""
 
@@ -73,7 +90,8 @@ class TrainingSection:
     warmup_ratio: float = 0.0  # as a share of all steps
     warmup_learning_rate: float = 0.0  # where the warm-up starts
     cooldown_epochs: float = 0.0  # more epochs at min_learning_rate after `epochs`
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    scheduler: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
+    decay_ratio: float = 0.2  # wsd: the last share of all steps, falling linearly to min_learning_rate
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     weight_decay: float = 0.0
     no_decay_norm_bias: bool = True  # one-dimensional parameters, biases and the model's own list get no decay
@@ -87,6 +105,7 @@ class TrainingSection:
     mixup_prob: float = 1.0  # probability that a batch is mixed at all
     mixup_switch_prob: float = 0.5  # probability of cutmix where both are on
     augment: AugmentSection = field(default_factory=AugmentSection)
+    box_augment: BoxAugmentSection = field(default_factory=BoxAugmentSection)
     ema_decay: float | None = None  # keep an exponential moving average of the weights, evaluate and save that
     # Machine.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -114,7 +133,9 @@ class EvaluationSection:
 
     tasks: list[str] = field(default_factory=list)  # run at the end; `hybridzoo eval --help`
     batch_size: int = 64
-    metric: str = "accuracy"  # of the validation split: accuracy, loss, f1_macro, f1_weighted, balanced_accuracy
+    # Of the validation split. Classifiers: accuracy, loss, f1_macro, f1_weighted, balanced_accuracy; language models:
+    # loss, bits_per_byte, perplexity, accuracy (of MQAR).
+    metric: str = "accuracy"
 
 
 @dataclass

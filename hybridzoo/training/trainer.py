@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ from hybridzoo.training.arguments import make_mixup, training_arguments
 from hybridzoo.training.callbacks import Ema, Guard, Signals
 from hybridzoo.training.datasets import as_is
 from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
+from hybridzoo.training.objectives import LOWER_IS_BETTER, Objective, objective_of
 from hybridzoo.training.param_groups import param_groups
 from hybridzoo.training.sampling import EpochBatchSampler, global_rng_kept
 from hybridzoo.training.schedule import make_schedule, total_steps
 from hybridzoo.training.schema import Recipe
 
-EMA_FILE, PROGRESS_FILE = "ema.safetensors", "progress.json"
-LOWER_IS_BETTER = ("loss",)
+EMA_FILE, PROGRESS_FILE, STREAM_FILE = "ema.safetensors", "progress.json", "stream-{rank}.json"
 _GPU_CHECK_EVERY = 20  # steps between two looks at the loss and at signals of other processes
 
 
@@ -42,10 +43,13 @@ class ZooTrainer(Trainer):
 
     Args:
         recipe: what to do.
-        model: a classification model in train mode, on the CPU.
-        train_dataset: hands out batches by `sampling.Key` (see `datasets`), and has `labels`.
+        model: in train mode, on the CPU.
+        train_dataset: hands out batches by `sampling.Key` (see `datasets`); has `labels` where there are classes. It
+            may bring its own `batch_sampler(batch_size=, seed=, rank=, world=)`, and with `state_dict(index)` and
+            `load_state_dict` it becomes a part of the checkpoints (a stream).
         eval_dataset: hands out batches by index, or None.
         folder: where the checkpoints go.
+        objective: of the model's task; found by the recipe if left out.
         processing_class: tokenizer, saved with each checkpoint.
         callbacks: further ones.
     """
@@ -60,21 +64,25 @@ class ZooTrainer(Trainer):
         eval_dataset: Dataset | None,
         folder: Path,
         *,
+        objective: Objective | None = None,
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.recipe, self.folder = recipe, folder
+        self.objective = objective_of(recipe) if objective is None else objective
         t = recipe.training
         arguments = training_arguments(recipe, folder)
-        self.batch_sampler = EpochBatchSampler(
-            len(train_dataset),  # type: ignore[arg-type]
-            t.batch_size,
-            seed=t.seed,
-            rank=arguments.process_index,
-            world=arguments.world_size,
-            lengths=getattr(train_dataset, "lengths", None),
-            repeats=t.augment.repeats,
-        )
+        place = {"seed": t.seed, "rank": arguments.process_index, "world": arguments.world_size}
+        own = getattr(train_dataset, "batch_sampler", None)
+        self.batch_sampler: Any = own(batch_size=t.batch_size, **place) if own is not None else None
+        if self.batch_sampler is None:
+            self.batch_sampler = EpochBatchSampler(
+                len(train_dataset),  # type: ignore[arg-type]
+                t.batch_size,
+                lengths=getattr(train_dataset, "lengths", None),
+                repeats=t.augment.repeats,
+                **place,
+            )
         self.updates_per_epoch = -(-len(self.batch_sampler) // t.gradient_accumulation)
         arguments.max_steps = total_steps(t, self.updates_per_epoch)
         if t.channels_last:
@@ -96,16 +104,18 @@ class ZooTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: Trainer divides it by the number of micro-batches.
         self.model_accepts_loss_kwargs = False
-        labels = train_dataset.labels  # type: ignore[attr-defined]
-        self.class_weights = (
-            balanced_weights(labels.tolist(), model.config.num_labels) if t.class_weights == "balanced" else None
-        )
-        self.mixup = make_mixup(recipe, model.config.num_labels)
+        self.class_weights = self.mixup = None
+        if self.objective.classes:
+            labels = train_dataset.labels  # type: ignore[attr-defined]
+            if t.class_weights == "balanced":
+                self.class_weights = balanced_weights(labels.tolist(), model.config.num_labels)
+            self.mixup = make_mixup(recipe, model.config.num_labels)
         self.ema = Ema(self.model, t.ema_decay) if t.ema_decay is not None else None
         on_cpu = arguments.device.type == "cpu"
         self.check_every = 1 if on_cpu else _GPU_CHECK_EVERY
         self.guard = Guard(arguments.device, self.check_every)
         self.signals = Signals()
+        self._logged: tuple[float, int | None] = (0.0, None)
         self.stopped_by_signal = False
         self.stopped_early = False
         # Kept in checkpoints: what selects the best model and stops early.
@@ -162,6 +172,16 @@ class ZooTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Also what the objective has to say about the steps since the last entry."""
+        if "loss" in logs and "eval_loss" not in logs:
+            now, step = time.monotonic(), self.state.global_step
+            since, before = self._logged
+            self._logged = (now, step)
+            if before is not None:
+                logs = {**logs, **self.objective.log_entries(self, now - since, step - before)}
+        super().log(logs, *args, **kwargs)
+
     def _get_learning_rate(self) -> float:
         """For the log: of the head, which layer decay leaves at the schedule's value."""
         return float(self.optimizer.param_groups[-1]["lr"])
@@ -214,9 +234,16 @@ class ZooTrainer(Trainer):
         """With the averaged weights where there are some. Draws nothing from the training's random numbers."""
         averaged = self.ema.applied(self.model) if self.ema is not None else contextlib.nullcontext()
         with global_rng_kept(), averaged:
-            metrics = super().evaluate(*args, **kwargs)
+            found = self.objective.evaluate(self, self.eval_dataset)
+            if found is None:
+                metrics = super().evaluate(*args, **kwargs)
+            else:
+                metrics = {f"eval_{name}": value for name, value in found.items()}
+                self.log(metrics)
+                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             if self.is_in_train:
                 self._track_best(metrics)
+        self._logged = (time.monotonic(), self.state.global_step)
         patience = self.recipe.training.early_stopping_patience
         if self.is_in_train and patience and self.progress["evaluations_without_best"] >= patience:
             self.stopped_early = True
@@ -270,6 +297,7 @@ class ZooTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(staging))
             self._save_scaler(str(staging))
             self._save_rng_state(str(staging))
+            self._save_stream(staging)
             if self.args.should_save:
                 if self.ema is not None:
                     save_file({k: v.contiguous() for k, v in self.ema.state.items()}, staging / EMA_FILE)
@@ -283,6 +311,19 @@ class ZooTrainer(Trainer):
                     if old != self.best_folder():
                         checkpoints.remove(old)
             self.accelerator.wait_for_everyone()
+
+    def _stream_index(self) -> int:
+        """Sequences that this process has trained on."""
+        steps, t = self.state.global_step, self.recipe.training
+        epoch, rest = divmod(steps, self.updates_per_epoch)
+        batches = epoch * len(self.batch_sampler) + min(rest * t.gradient_accumulation, len(self.batch_sampler))
+        return batches * t.batch_size
+
+    def _save_stream(self, folder: Path) -> None:
+        if hasattr(self.train_dataset, "state_dict"):
+            state = self.train_dataset.state_dict(self._stream_index())  # type: ignore[union-attr]
+            path = folder / STREAM_FILE.format(rank=self.args.process_index)
+            path.write_text(json.dumps(state), encoding="utf-8")
 
     def _check_weights(self) -> None:
         """A checkpoint with NaN in it is worse than none."""
@@ -324,6 +365,9 @@ class ZooTrainer(Trainer):
             for key, value in self.ema.state.items():
                 value.copy_(averaged[key])
         self.progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        if hasattr(self.train_dataset, "load_state_dict"):
+            place = (folder / STREAM_FILE.format(rank=self.args.process_index)).read_text(encoding="utf-8")
+            self.train_dataset.load_state_dict(json.loads(place))  # type: ignore[union-attr]
         if self.args.should_save:
             for old in self.folder.glob("best-*"):  # of steps that are done again
                 if int(old.name.removeprefix("best-")) > checkpoints.step_of(folder):

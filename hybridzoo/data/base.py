@@ -21,6 +21,7 @@ TEXT = "text-classification"
 IMAGE = "image-classification"
 LANGUAGE = "text-generation"  # documents without classes
 DETECTION = "object-detection"
+ANOMALY = "anomaly-detection"
 TRACKS = ("full", "mini", "subset")
 MAX_SKIPPED = 0.05  # share of broken rows above which a file is taken to be misread rather than damaged
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridzoo.data.anomaly_sets import SPECS as ANOMALY_SETS
 from hybridzoo.data.base import (
+    ANOMALY,
     DETECTION,
     IMAGE,
     LANGUAGE,
@@ -28,7 +30,11 @@ from hybridzoo.errors import DataError, unknown
 
 # Tasks whose splits are no classification samples -> module with their own rules:
 # `check_splits(name, splits, label_names)` raises DataError, `draw(split, limit, seed)` gives a smaller split.
-KINDS = {DETECTION: "hybridzoo.data.detection.split", LANGUAGE: "hybridzoo.data.language_sets"}
+KINDS = {
+    DETECTION: "hybridzoo.data.detection.split",
+    LANGUAGE: "hybridzoo.data.language_sets",
+    ANOMALY: "hybridzoo.data.anomaly_sets",
+}
 _TEXT_OPTIONS = ("text_column", "label_column", "label_names", "encoding", "max_skipped")
 _IMAGE_OPTIONS = ("verify", "max_skipped")
 _BOX_OPTIONS = ("outside", "max_skipped", "images")
@@ -332,7 +338,9 @@ _SETS = (
         options=(*_BOX_OPTIONS, "columns", "delimiter", "label_names"),
     ),
 )
-SETS: dict[str, DataSpec] = {spec.name: spec for spec in (*_SETS, *(DataSpec(**s) for s in LANGUAGE_SETS))}
+SETS: dict[str, DataSpec] = {
+    spec.name: spec for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS)))
+}
 
 
 def list_data() -> list[str]:

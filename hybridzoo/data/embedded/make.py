@@ -4,6 +4,7 @@ python -m hybridzoo.data.embedded.make vader DIR_WITH_THE_FOUR_GROUND_TRUTH_FILE
 python -m hybridzoo.data.embedded.make fashion_mnist DIR_WITH_THE_FOUR_IDX_FILES
 python -m hybridzoo.data.embedded.make austen DIR_WITH_RDATA.RDB_OF_JANEAUSTENR
 python -m hybridzoo.data.embedded.make trees DIR_WITH_DEEPFOREST_DATA
+python -m hybridzoo.data.embedded.make textures DIR_WITH_BRICK_GRASS_AND_GRAVEL_PNG_OF_SCIKIT_IMAGE
 """
 
 from __future__ import annotations
@@ -87,8 +88,26 @@ def make_trees(source: Path) -> Path:
     return pack_mini(source)
 
 
+def make_textures(source: Path) -> Path:
+    """The three CC0 textures, grey, 512 x 512, as they are."""
+    from hybridzoo.data.anomaly.textures import CC0, load_textures
+
+    arrays: dict[str, np.ndarray] = {name: array[..., 0] for name, array in load_textures(source, CC0).items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    target = HERE / "textures_cc0.npz.xz"
+    target.write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    return target
+
+
 if __name__ == "__main__":
-    makers = {"vader": make_vader, "fashion_mnist": make_fashion_mnist, "austen": make_austen, "trees": make_trees}
+    makers = {
+        "vader": make_vader,
+        "fashion_mnist": make_fashion_mnist,
+        "austen": make_austen,
+        "trees": make_trees,
+        "textures": make_textures,
+    }
     if len(sys.argv) != 3 or sys.argv[1] not in makers:
         sys.exit(__doc__)
     made = makers[sys.argv[1]](Path(sys.argv[2]))

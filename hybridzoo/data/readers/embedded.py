@@ -23,7 +23,8 @@ VADER_LABELS = ("negative", "neutral", "positive")
 VADER_THRESHOLD = 0.5
 
 
-def _file(name: str) -> Path:
+def embedded_file(name: str) -> Path:
+    """The path of a file of `hybridzoo/data/embedded`."""
     path = FOLDER / name
     if not path.is_file():
         raise DataError(f"{path} is missing: it is part of hybridzoo; reinstall the package")
@@ -42,7 +43,7 @@ def read_vader(root: None, protocol: str, seed: int, options: dict[str, Any]) ->
     for source in wanted:
         if source not in VADER_SOURCES:
             raise DataError(unknown("source of the VADER set", source, VADER_SOURCES))
-    path = _file("vader.tsv.bz2")
+    path = embedded_file("vader.tsv.bz2")
     ids, labels, texts = [], [], []
     for line in bz2.decompress(path.read_bytes()).decode("utf-8").split("\n")[:-1]:
         source, number, rating, text = line.split("\t", 3)
@@ -63,7 +64,7 @@ def read_vader(root: None, protocol: str, seed: int, options: dict[str, Any]) ->
 
 def read_fashion_mnist_mini(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """A class-balanced draw from Fashion-MNIST with fixed splits (the test images come from its test part)."""
-    path = _file("fashion_mnist_mini.npz.xz")
+    path = embedded_file("fashion_mnist_mini.npz.xz")
     with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as arrays:
         splits = {
             name: Split(

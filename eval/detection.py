@@ -11,24 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hybridzoo.data.detection import DetectionSplit, Target
+from hybridzoo.errors import ConfigError, unknown
 from hybridzoo.eval.metrics.detection import DetectionScores, bootstrap_ap, score_detections
 from hybridzoo.eval.metrics.detection_matching import FALSE, TRUE, Detections
 from hybridzoo.eval.schema import Metric, ResultError
 
-COCO_METRICS = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
-    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
-)
-LVIS_METRICS = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent"),
-    *("ar_300", "ar_small", "ar_medium", "ar_large"),
-)
-LVIS_1000_METRICS = tuple("ar_1000" if name == "ar_300" else name for name in LVIS_METRICS)
 CURVE_THRESHOLDS = {"50": 0, "75": 5}  # IoU thresholds whose precision-recall curves are kept
 
 
@@ -209,3 +202,71 @@ def _details(scores: DetectionScores, label_names: Sequence[str]) -> dict[str, A
         "objects": int(objects.sum()),
         "objects_by_size": dict(zip(("small", "medium", "large"), m.truths[1:].sum(1).tolist())),
     }
+
+
+class DetectionKind:
+    """Object detection, as `hybridzoo.eval.kinds` asks for it."""
+
+    def predictor(self, model: Any, spec: Any, device: Any, dtype: str, options: dict[str, Any]) -> DetectionPredictor:
+        """A Detector that keeps every detection up to the task's limit."""
+        for key in options:
+            raise ConfigError(unknown("option of an object-detection task", key, ("batch_size", "dtype", "device")))
+        return DetectionPredictor(model, spec, device, dtype)
+
+    def head(self, bundle: Any, spec: Any) -> dict[str, Any]:
+        """How frequent each class is, of LVIS."""
+        frequency = bundle[spec.split].frequency
+        return {"frequency": list(frequency)} if frequency else {}
+
+    def score(
+        self, file: Any, task: Any, *, seed: int = 0, resamples: int = 500
+    ) -> tuple[dict[str, Metric], dict[str, Any]]:
+        """Average precision of a records file."""
+        return score_records(
+            file.rows,
+            file.label_names,
+            task.metrics,
+            frequency=file.head.get("frequency", ()),
+            seed=seed,
+            resamples=resamples,
+        )
+
+    def pictures(self, file: Any, result: Any, stem: Path, bundle: Any, errors: int) -> list[Path]:
+        """Precision-recall curves, and the images with the most errors if they are asked for."""
+        from hybridzoo.eval.metrics.detection_plots import save_error_pictures, save_precision_recall
+
+        curves = stem.with_name(f"{stem.name}.curves.png")
+        title = f"{result.model.full_name} on {result.task.name}"
+        written = [curves] if save_precision_recall(result.details, curves, title=title) else []
+        if errors:
+            split = bundle[result.task.dataset.split]
+            folder = stem.with_name(f"{stem.name}.errors")
+            written += save_error_pictures(file.rows, split, file.label_names, folder, count=errors)
+        return written
+
+
+class DetectionPredictor:
+    """A detector with what the result says about it."""
+
+    def __init__(self, model: Any, spec: Any, device: Any, dtype: str):
+        from hybridzoo.inference.detection import Detector
+
+        self.detector = Detector(model, device=device, dtype=dtype)
+        self.device = self.detector.device
+        processor = self.detector.processor
+        # At least what the task counts; more is the model's own choice, as COCO's limit is per class and image.
+        limit = max(*max_detections(spec.metrics), processor.max_detections)
+        self.detector.max_detections = limit
+        names = ("shortest_edge", "longest_edge", "pad_size", "soft_nms_iou", "nms_order", "interpolation")
+        self.settings = {name: getattr(processor, name) for name in names} | {"max_detections": limit}
+
+    def records(
+        self, bundle: Any, split: Any, *, batch_size: int, num_workers: int, progress: bool
+    ) -> list[dict[str, Any]]:
+        """One record per image; the model's classes are matched with the data's by name."""
+        from hybridzoo.eval.predictors import match_labels
+
+        order = match_labels(self.detector.label_names, bundle.info.label_names, type(self.detector.model).__name__)
+        return detect_split(
+            self.detector, split, order, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )

@@ -21,6 +21,7 @@ from typing import Any
 from hybridzoo.data import DataBundle, DataWarning, load_data
 from hybridzoo.errors import ConfigError, DataError
 from hybridzoo.eval import record
+from hybridzoo.eval.kinds import RecordFile, record_kind
 from hybridzoo.eval.predictions import PredictionFile, Predictions, score
 from hybridzoo.eval.predictors import BaselinePredictor, load_predictor
 from hybridzoo.eval.schema import (
@@ -43,11 +44,12 @@ DEFAULT_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result, the predictions behind it, and where both were written (None: nowhere)."""
+    """A result, the predictions behind it, where both were written (None: nowhere), and the data."""
 
     result: Result
-    predictions: PredictionFile
+    predictions: PredictionFile | RecordFile
     path: Path | None
+    bundle: DataBundle | None = None
 
 
 def evaluate(
@@ -118,7 +120,8 @@ def run_task(
         notes: recorded in the result.
         progress: bars on stderr.
         num_workers: processes that read images.
-        **options: of `TextClassifier` (`tokenizer`, `long_text`, `max_length`, `preprocess`) or `ImageClassifier`.
+        **options: of `TextClassifier` (`tokenizer`, `long_text`, `max_length`, `preprocess`), `ImageClassifier`, or the
+            predictor of the task's kind.
 
     Raises:
         DataError, UnknownNameError, ConfigError, CheckpointError, ResultError: each names what was given and the fix.
@@ -127,7 +130,12 @@ def run_task(
         _check_out(Path(out))
     started = datetime.now(UTC)
     spec = load_task(task, protocol) if isinstance(task, str) else task
+    kind = record_kind(spec.kind)
     baseline = isinstance(model, str) and model.startswith(BASELINE)
+    if kind is not None and (baseline or calibrate):
+        raise ConfigError(
+            f"{'a baseline' if baseline else '--calibrate'} needs a task of classification, not {spec.kind}"
+        )
     predictor = None if baseline else load_predictor(model, spec, device, dtype, name, options)
     bundle, total = _read_data(spec, root, limit, baseline)
     if predictor is None:
@@ -136,19 +144,28 @@ def run_task(
         predictor = BaselinePredictor(str(model).removeprefix(BASELINE), bundle, seed)
     test = bundle[spec.split]
     begin = time.perf_counter()
-    logits = predictor.logits(bundle, test, batch_size or DEFAULT_BATCH_SIZE, num_workers, progress)
-    seconds = time.perf_counter() - begin
-    validation = None
-    if calibrate:
-        held_out = bundle["validation"]
-        more = predictor.logits(bundle, held_out, batch_size or DEFAULT_BATCH_SIZE, num_workers, progress)
-        validation = Predictions.from_logits(held_out.ids, held_out.labels, more)
-    written = PredictionFile(
-        spec.name, bundle.info.label_names, Predictions.from_logits(test.ids, test.labels, logits), validation
-    )
-    data = written.to_bytes()
-    predictions = PredictionFile.from_bytes(data)  # scored as they stand in the file, rounding included
-    metrics, details = score(predictions, spec, seed=seed)
+    size = batch_size or DEFAULT_BATCH_SIZE
+    if kind is not None:
+        rows = predictor.records(bundle, test, size, num_workers, progress)  # type: ignore[union-attr]
+        seconds = time.perf_counter() - begin
+        records = RecordFile(spec.name, bundle.info.label_names, rows, kind.head(bundle, spec))
+        data = records.to_bytes()
+        predictions: PredictionFile | RecordFile = RecordFile.from_bytes(data)
+        metrics, details = kind.score(predictions, spec, seed=seed)
+    else:
+        logits = predictor.logits(bundle, test, size, num_workers, progress)
+        seconds = time.perf_counter() - begin
+        validation = None
+        if calibrate:
+            held_out = bundle["validation"]
+            more = predictor.logits(bundle, held_out, size, num_workers, progress)
+            validation = Predictions.from_logits(held_out.ids, held_out.labels, more)
+        written = PredictionFile(
+            spec.name, bundle.info.label_names, Predictions.from_logits(test.ids, test.labels, logits), validation
+        )
+        data = written.to_bytes()
+        predictions = PredictionFile.from_bytes(data)  # scored as they stand in the file, rounding included
+        metrics, details = score(predictions, spec, seed=seed)
     commit, dirty = record.git_state()
     result = Result(
         model=predictor.reference,
@@ -184,7 +201,7 @@ def run_task(
     if out is not None:
         result, path = write_result(result, data, Path(out))
     result.validate()
-    return Evaluation(result, predictions, path)
+    return Evaluation(result, predictions, path, bundle)
 
 
 def _check_out(out: Path) -> None:
@@ -230,8 +247,13 @@ def rescore(path: str | Path) -> dict[str, Metric]:
     reference = result.provenance.predictions
     if reference is None or result.run is None:
         raise ResultError(f"{path} is a paper row: there are no predictions to score")
+    task = load_task(result.task.name)
+    kind = record_kind(task.kind)
+    if kind is not None:
+        records = RecordFile.read(path.parent / reference.path, reference.sha256)
+        return kind.score(records, task, seed=result.run.seed)[0]
     file = PredictionFile.read(path.parent / reference.path, reference.sha256)
-    return score(file, load_task(result.task.name), seed=result.run.seed)[0]
+    return score(file, task, seed=result.run.seed)[0]
 
 
 def _read_data(spec: Task, root: Any, limit: int | None, baseline: bool) -> tuple[DataBundle, int]:
@@ -248,12 +270,12 @@ def _read_data(spec: Task, root: Any, limit: int | None, baseline: bool) -> tupl
         if limit is not None and limit < 1:
             raise DataError(f"limit must be at least 1, got {limit}")
         return full, total
-    from hybridzoo.data.splits import stratified_subset
+    from hybridzoo.data.catalog import draw_subset
 
     if limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
     test = full[spec.split]
-    splits = {**full.splits, spec.split: test.select(stratified_subset(test.labels, limit, full.info.seed))}
+    splits = {**full.splits, spec.split: draw_subset(full.info.task, test, limit, full.info.seed)}
     return DataBundle(replace(full.info, track="subset"), splits), total
 
 

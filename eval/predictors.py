@@ -79,17 +79,24 @@ class ZooPredictor:
         note: str,
         options: dict[str, Any],
     ):
+        from hybridzoo.eval.kinds import record_kind
         from hybridzoo.inference import ImageClassifier, TextClassifier
 
         task = getattr(model, "task", None)
         if task is not None and task != spec.kind:
             raise ConfigError(f"{name} does {task}, but task {spec.name!r} needs a model for {spec.kind}")
         self.spec, self.recipe, self.note = spec, recipe, note
-        classifier = TextClassifier if spec.kind == "text-classification" else ImageClassifier
-        self.classifier: Any = classifier(model, device=device, dtype=dtype, **options)
+        kind = record_kind(spec.kind)
+        if kind is not None:
+            self.classifier: Any = kind.predictor(model, spec, device, dtype, options)
+        else:
+            classifier = TextClassifier if spec.kind == "text-classification" else ImageClassifier
+            self.classifier = classifier(model, device=device, dtype=dtype, **options)
         self.device_name = record.device_name(self.classifier.device)
         config = model.config
-        if spec.kind == "text-classification":
+        if kind is not None:
+            settings = dict(self.classifier.settings)
+        elif spec.kind == "text-classification":
             settings = {
                 "max_length": self.classifier.max_length,
                 "long_text": self.classifier.long_text,
@@ -110,6 +117,12 @@ class ZooPredictor:
         else:
             logits = self.classifier.logits(split, batch_size, num_workers=num_workers, progress=progress)
         return logits if order is None else logits[:, order]
+
+    def records(
+        self, bundle: DataBundle, split: Any, batch_size: int, num_workers: int, progress: bool
+    ) -> list[dict[str, Any]]:
+        """One record per sample, of tasks that score records."""
+        return self.classifier.records(bundle, split, batch_size=batch_size, num_workers=num_workers, progress=progress)
 
     def peak_memory_mb(self) -> float | None:
         """Of the GPU, since the process began."""

@@ -22,6 +22,15 @@ TEXT_METRICS = (
     "ece",
 )
 IMAGE_METRICS = ("top1", "top5", "f1_macro", "nll", "brier", "ece")
+COCO_METRICS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
+)
+LVIS_METRICS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_rare", "ap_common", "ap_frequent"),
+    *("ar_300", "ar_small", "ar_medium", "ar_large"),
+)
+LVIS_1000_METRICS = tuple("ar_1000" if name == "ar_300" else name for name in LVIS_METRICS)
 LOWER_IS_BETTER = ("nll", "brier", "ece", "nll_calibrated", "ece_calibrated")
 
 
@@ -59,6 +68,10 @@ def _text(name: str, title: str, data: str, protocol: str, primary: str = "accur
     return Task(name=name, title=title, data=data, protocol=protocol, metrics=TEXT_METRICS, primary=primary)
 
 
+def _boxes(name: str, title: str, data: str, protocol: str, metrics: tuple[str, ...] = COCO_METRICS) -> Task:
+    return Task(name=name, title=title, data=data, protocol=protocol, metrics=metrics, primary="ap")
+
+
 _TASKS = (
     Task(
         name="imagenet1k",
@@ -89,6 +102,12 @@ _TASKS = (
     _text("twitter_airline", "Twitter US Airline, 90/5/5", "twitter_airline", "paper"),
     _text("sentiment140", "Sentiment140, 90/5/5", "sentiment140", "paper"),
     _text("sentiment140_manual", "Sentiment140, manual test set (359 polar tweets)", "sentiment140", "official"),
+    _boxes("trees_mini", "DeepForest trees, embedded tiles (5 images, 150 trees)", "trees_mini", "embedded"),
+    _boxes("trees", "DeepForest trees, tiles of two photographs", "trees", "tiles"),
+    _boxes("stamp_scenes", "Stamp scenes, eight classes", "stamp_scenes", "made"),
+    _boxes("coco", "COCO 2017 validation set, boxes", "coco", "official"),
+    _boxes("lvis", "LVIS v1 validation set, boxes, 300 detections an image", "lvis", "official", LVIS_METRICS),
+    _boxes("lvis_1000", "LVIS v1 validation set, boxes, 1,000 detections", "lvis", "official", LVIS_1000_METRICS),
     _text("vader", "VADER ground truth, three classes", "vader", "80/10/10", "f1_macro"),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

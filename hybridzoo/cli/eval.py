@@ -43,6 +43,7 @@ def eval_command(
     long_text: Annotated[str | None, typer.Option(help="truncate, head_tail or sliding_window.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the result, name or name.tag.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of results.", show_default="eval/results or results")] = None,
+    errors: Annotated[int, typer.Option(help="Detection: draw so many images with the most errors.", min=0)] = 0,
     timm_csv: Annotated[Path | None, typer.Option(help="Also add a row in timm's columns to this CSV.")] = None,
     tasks: Annotated[
         bool, typer.Option("--tasks", help="List the tasks and stop.", is_eager=True, callback=_print_tasks)
@@ -119,6 +120,8 @@ def eval_command(
         if note:
             typer.echo(f"note: {note}")
     typer.echo(f"result: {path}")
+    for picture in _pictures(done, errors):
+        typer.echo(f"picture: {picture}")
     matrix = result.details.get("confusion_matrix")
     if matrix:
         picture = path.with_name(f"{path.stem}.confusion.png")
@@ -131,6 +134,17 @@ def eval_command(
 
         append_row(result, timm_csv)
         typer.echo(f"timm row: {timm_csv}")
+
+
+def _pictures(done: Any, errors: int) -> list[Path]:
+    """Of tasks that score records, what their kind draws."""
+    from hybridzoo.eval.kinds import record_kind
+    from hybridzoo.eval.tasks import load_task
+
+    kind = record_kind(load_task(done.result.task.name).kind)
+    if kind is None or done.path is None:
+        return []
+    return kind.pictures(done.predictions, done.result, done.path.with_suffix(""), done.bundle, errors)
 
 
 def default_out() -> Path:

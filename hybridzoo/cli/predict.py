@@ -21,7 +21,7 @@ def predict_command(
         ),
     ] = None,
     column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
-    format: Annotated[str, typer.Option(help="table, csv or jsonl.")] = "table",
+    format: Annotated[str, typer.Option(help="table, csv or jsonl; of detectors also coco.")] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")] = None,
     top: Annotated[int, typer.Option(help="Classes whose scores are shown.", min=1)] = 3,
     batch_size: Annotated[int, typer.Option(help="Samples per forward.", min=1)] = 32,
@@ -31,9 +31,16 @@ def predict_command(
     long_text: Annotated[str, typer.Option(help="truncate, head_tail or sliding_window.")] = "truncate",
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id, if not beside the model.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Of text files; UTF-8 if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Detectors: picture with the boxes, or a folder for those of several images.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Detectors: least score; 0.3 if left out.")] = None,
+    categories: Annotated[
+        Path | None, typer.Option(help="Detectors, --format coco: annotation file whose ids are used.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Label texts or images.
+    """Label texts or images, or detect objects in images.
 
     Inputs that cannot be used (a broken image, an empty text, a row that is not UTF-8) are named on stderr, and stand
     in
@@ -43,6 +50,7 @@ def predict_command(
     echo "What a lovely day" | hybridzoo predict roberta_bilstm_mini
     hybridzoo predict ./runs/airline tweets.csv --column tweet --format jsonl -o labels.jsonl
     hybridzoo predict iformer_mini photos/ shoe.png
+    hybridzoo predict co_detr_mini photo.jpg --out boxes.png
     """
     import sys
 
@@ -53,11 +61,32 @@ def predict_command(
     from hybridzoo.inference import load_classifier
 
     plain_warnings()
-    if format not in FORMATS:
-        raise ConfigError(unknown("format", format, FORMATS))
+    if format not in (*FORMATS, "coco"):
+        raise ConfigError(unknown("format", format, (*FORMATS, "coco")))
     if output is not None:
         check_output(output)
     built = build_model(model, pretrained=True) if registry.is_model(model) else build_model(model)
+    if built.task == "object-detection":
+        from hybridzoo.cli._predict_detection import run
+
+        return run(
+            built,
+            inputs or [],
+            format=format,
+            output=output,
+            out=out,
+            threshold=threshold,
+            batch_size=min(batch_size, 8),
+            device=device,
+            dtype=dtype,
+            categories=categories,
+            progress=not quiet and sys.stderr.isatty(),
+        )
+    own = {"--out": out, "--threshold": threshold, "--categories": categories}
+    given = [name for name, value in own.items() if value is not None]
+    if given or format == "coco":
+        option = given[0] if given else "--format coco"
+        raise ConfigError(f"{option} is for detectors, and {model} does {built.task}")
     options: dict[str, object] = {"device": device, "dtype": dtype, "abstain": abstain}
     is_text = built.task == "text-classification"
     if is_text:

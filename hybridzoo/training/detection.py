@@ -15,11 +15,61 @@ from hybridzoo.data.detection.processing import processor_for
 from hybridzoo.data.detection.split import DetectionSplit
 from hybridzoo.data.detection.transforms import DetectionAugment, TrainTransform
 from hybridzoo.errors import ConfigError
+from hybridzoo.training.objectives import Objective
 from hybridzoo.training.sampling import Key, global_rng_kept, sample_seeds, seed_globals
 
-METRICS = ("ap", "ap50", "ap75", "loss")
-LOWER_IS_BETTER = ("loss",)
 MODEL_INPUTS = ("pixel_values", "pixel_mask")
+
+
+class Detection(Objective):
+    """Images with boxes; trained with the detector's own losses, validated by average precision."""
+
+    def __init__(self, recipe: Any):
+        super().__init__(recipe)
+        default = type(recipe.training.augment)()
+        for key, value in vars(recipe.training.augment).items():
+            if value != getattr(default, key):
+                raise ConfigError(
+                    f"training.augment.{key} is for classifiers, and {recipe.model.name} detects objects; "
+                    "training.box_augment holds the augmentation of images with boxes"
+                )
+
+    def model(self, bundle: Any) -> Any:
+        """The detector, with the names of the data's classes."""
+        from hybridzoo.training.build import build_recipe_model
+
+        return build_recipe_model(self.recipe, bundle.info.label_names)
+
+    def datasets(self, bundle: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """The train split with the recipe's augmentation, and the validation split as evaluation sees it."""
+        if bundle.info.task != "object-detection":
+            raise ConfigError(
+                f"{self.recipe.model.name} detects objects, but {bundle.info.name} is data for {bundle.info.task}"
+            )
+        section = dict(vars(self.recipe.training.box_augment))
+        oversample = section.pop("oversample")
+        seed = self.recipe.training.seed
+        train = train_dataset(bundle["train"], model.config, section, seed=seed, oversample=oversample)
+        validation = bundle.splits.get("validation")
+        return train, None if validation is None else eval_dataset(validation, model.config)
+
+    def evaluate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        """Average precision and loss of a dataset, on all processes."""
+        batch_size = self.recipe.evaluation.batch_size
+        was_training = trainer.model.training
+        values = validate(trainer.model, dataset, batch_size, autocast=trainer.autocast_smart_context_manager)
+        trainer.model.train(was_training)
+        return values
+
+    def final_metrics(self, run: Any, trainer: Any) -> dict[str, float]:
+        """Of the final model, on one process."""
+        return validate(
+            trainer.model,
+            trainer.eval_dataset,
+            self.recipe.evaluation.batch_size,
+            autocast=trainer.autocast_smart_context_manager,
+            alone=True,
+        )
 
 
 class DetectionDataset(Dataset):
@@ -112,7 +162,9 @@ def eval_dataset(split: DetectionSplit, config: Any) -> DetectionDataset:
     return DetectionDataset(split, DetectionCollator(processor_for(config)))
 
 
-def validate(model: Any, dataset: DetectionDataset, batch_size: int, *, autocast: Any = None) -> dict[str, float]:
+def validate(
+    model: Any, dataset: DetectionDataset, batch_size: int, *, autocast: Any = None, alone: bool = False
+) -> dict[str, float]:
     """Average precision (COCO's, as shares) and mean loss of a split, of the model as it is.
 
     Under `torchrun` every process takes its share of the images, and all return the same numbers.
@@ -122,6 +174,7 @@ def validate(model: Any, dataset: DetectionDataset, batch_size: int, *, autocast
         dataset: of `eval_dataset`.
         batch_size: images per forward.
         autocast: a context manager factory for mixed precision; None computes as the weights are.
+        alone: only this process calls.
     """
     from contextlib import nullcontext
 
@@ -129,7 +182,7 @@ def validate(model: Any, dataset: DetectionDataset, batch_size: int, *, autocast
     from hybridzoo.eval.metrics.detection_matching import Detections
 
     rank, world = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not alone and torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     processor = dataset.collator.processor
     model.eval()

@@ -106,7 +106,8 @@ def test_a_classifier_is_no_detector() -> None:
 
 
 def test_records_score_the_same_after_they_were_written(tmp_path: Path) -> None:
-    from hybridzoo.eval.detection import COCO_METRICS, detect_split, score_records
+    from hybridzoo.eval.detection import detect_split, score_records
+    from hybridzoo.eval.tasks import COCO_METRICS
 
     rows = detect_split(detector(), split(), None, batch_size=2)
     assert [r["id"] for r in rows] == ["9", "10", "x"]  # numbers as numbers, as official scorers sort
@@ -121,8 +122,9 @@ def test_records_score_the_same_after_they_were_written(tmp_path: Path) -> None:
 
 
 def test_classes_are_matched_by_name() -> None:
-    from hybridzoo.eval.detection import COCO_METRICS, detect_split, score_records
+    from hybridzoo.eval.detection import detect_split, score_records
     from hybridzoo.eval.predictors import match_labels
+    from hybridzoo.eval.tasks import COCO_METRICS
 
     names = ("blue", "green", "red")
     order = match_labels(detector().label_names, names, "tiny")
@@ -131,7 +133,8 @@ def test_classes_are_matched_by_name() -> None:
 
 
 def test_crowds_and_lvis_lists_travel_with_the_records() -> None:
-    from hybridzoo.eval.detection import LVIS_METRICS, read_record, record, score_records
+    from hybridzoo.eval.detection import read_record, record, score_records
+    from hybridzoo.eval.tasks import LVIS_METRICS
 
     target = Target(
         np.array([[0.5, 0, 10, 10], [20, 20, 30, 30]]),
@@ -154,7 +157,8 @@ def test_crowds_and_lvis_lists_travel_with_the_records() -> None:
 
 
 def test_limits_follow_from_the_metrics() -> None:
-    from hybridzoo.eval.detection import COCO_METRICS, LVIS_1000_METRICS, LVIS_METRICS, max_detections
+    from hybridzoo.eval.detection import max_detections
+    from hybridzoo.eval.tasks import COCO_METRICS, LVIS_1000_METRICS, LVIS_METRICS
 
     assert max_detections(COCO_METRICS) == (1, 10, 100)
     assert max_detections(LVIS_METRICS) == (300,)
@@ -162,8 +166,9 @@ def test_limits_follow_from_the_metrics() -> None:
 
 
 def test_what_cannot_be_scored() -> None:
-    from hybridzoo.eval.detection import COCO_METRICS, record, score_records
+    from hybridzoo.eval.detection import record, score_records
     from hybridzoo.eval.schema import ResultError
+    from hybridzoo.eval.tasks import COCO_METRICS
 
     empty = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0, np.int64)}
     with pytest.raises(ResultError, match="no records"):
@@ -179,7 +184,8 @@ def test_what_cannot_be_scored() -> None:
 
 
 def test_validation_is_the_evaluation() -> None:
-    from hybridzoo.eval.detection import COCO_METRICS, detect_split, score_records
+    from hybridzoo.eval.detection import detect_split, score_records
+    from hybridzoo.eval.tasks import COCO_METRICS
     from hybridzoo.training.detection import eval_dataset, validate
 
     model = ColourDetector()

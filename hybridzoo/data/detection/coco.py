@@ -110,7 +110,9 @@ def read_coco(
     log.check(max_skipped)
     targets = [_target(rows[key], records[key], index_of, outlines) for key in found]
     sizes = [_size(records[key]) for key in found]
-    split = DetectionSplit([str(key) for key in found], UprightFiles(list(found.values()), sizes), targets, ids)
+    frequency = frequency if all(f in ("r", "c", "f") for f in frequency) else ()
+    content = UprightFiles(list(found.values()), sizes)
+    split = DetectionSplit([str(key) for key in found], content, targets, ids, frequency)
     notes = log.notes()
     if repeated:
         notes.append(f"{repeated} annotations of {path.name} repeat an id; ids of annotations are not used")

@@ -79,6 +79,7 @@ class DetectionSplit(Sequence[Mapping[str, Any]]):
         content: a sequence that opens images by index.
         targets: one per image.
         category_ids: the source's id of each class, in the order of the labels; what a COCO results file must hold.
+        frequency: LVIS: "r", "c" or "f" (rare, common, frequent) of each class.
     """
 
     kind = KIND
@@ -89,6 +90,7 @@ class DetectionSplit(Sequence[Mapping[str, Any]]):
         content: Sequence[Any],
         targets: Sequence[Target],
         category_ids: Sequence[int] | None = None,
+        frequency: Sequence[str] = (),
     ):
         if not len(ids) == len(content) == len(targets):
             raise DataError(
@@ -98,6 +100,7 @@ class DetectionSplit(Sequence[Mapping[str, Any]]):
         self.content: Any = content
         self.targets = list(targets)
         self.category_ids = None if category_ids is None else tuple(category_ids)
+        self.frequency = tuple(frequency)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -115,7 +118,7 @@ class DetectionSplit(Sequence[Mapping[str, Any]]):
         chosen = [int(i) for i in indices]
         content = self.content.select(chosen) if hasattr(self.content, "select") else [self.content[i] for i in chosen]
         return DetectionSplit(
-            [self.ids[i] for i in chosen], content, [self.targets[i] for i in chosen], self.category_ids
+            [self.ids[i] for i in chosen], content, [self.targets[i] for i in chosen], self.category_ids, self.frequency
         )
 
     def digests(self) -> list[bytes] | None:

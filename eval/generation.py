@@ -2,8 +2,8 @@
 
 Protocol: `count` images, every class alike, from seeds that follow from one; the reference is the task's split (its
 test images). The Fréchet distance carries the name of its network: `fid` with the official Inception weights,
-`fd_efflite` with EfficientNet-Lite0. `class_accuracy` is the share of samples that a separately trained classifier gives
-the class they were made for.
+`fd_efflite` with EfficientNet-Lite0. `class_accuracy` is the share of samples that a separately trained classifier
+gives the class they were made for.
 
 A record holds one sample, `{"id", "label", "codes", "predicted"}`: its codes, from which the tokenizer makes the very
 image again, and the classifier's class.

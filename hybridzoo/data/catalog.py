@@ -24,6 +24,8 @@ from hybridzoo.data.base import (
     count_duplicates,
     warn_skipped,
 )
+from hybridzoo.data.code_sets import GENERATION
+from hybridzoo.data.code_sets import SPECS as CODE_SETS
 from hybridzoo.data.language_sets import SPECS as LANGUAGE_SETS
 from hybridzoo.data.splits import stratified_subset
 from hybridzoo.errors import DataError, unknown
@@ -34,6 +36,7 @@ KINDS = {
     DETECTION: "hybridzoo.data.detection.split",
     LANGUAGE: "hybridzoo.data.language_sets",
     ANOMALY: "hybridzoo.data.anomaly_sets",
+    GENERATION: "hybridzoo.data.code_sets",
 }
 _TEXT_OPTIONS = ("text_column", "label_column", "label_names", "encoding", "max_skipped")
 _IMAGE_OPTIONS = ("verify", "max_skipped")
@@ -310,7 +313,7 @@ _SETS = (
         source="local folder",
         protocols=("given",),
         needs="root = a folder with train.json, val.json and test.json (or annotations/instances_*.json) in COCO's "
-        "format and their images, or one .json file, whose images are split 80/10/10; images= names another image folder",
+        "format and their images, or one .json file, whose images are split 80/10/10; images= names another folder",
         options=(*_BOX_OPTIONS, "outlines"),
     ),
     DataSpec(
@@ -339,7 +342,7 @@ _SETS = (
     ),
 )
 SETS: dict[str, DataSpec] = {
-    spec.name: spec for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS)))
+    spec.name: spec for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS, *CODE_SETS)))
 }
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hybridzoo.errors import ConfigError
+from hybridzoo.training.objectives import Objective
 from hybridzoo.training.sampling import Key, sample_seeds, uniforms
 from hybridzoo.training.schema import AugmentSection, Recipe
 
@@ -69,8 +70,14 @@ class CodeDataset(Dataset):
         version = torch.zeros_like(index) if self.fixed else torch.from_numpy((u[:, 0] * versions).astype(np.int64))
         batch = self.masking(self.codes[index, version].long(), torch.from_numpy(u[:, 1:]).float())
         if self.texts is not None:
-            return batch | {"text_embeds": torch.stack([self.texts(int(i)) for i in index])}
+            return batch | {"text_embeds": _left_padded([self.texts(int(i)) for i in index])}
         return batch | {"class_labels": self.labels[index]}
+
+
+def _left_padded(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(length_i, E) each -> (B, longest, E), zeros before the shorter ones."""
+    longest = max(len(f) for f in features)
+    return torch.stack([torch.nn.functional.pad(f, (0, 0, longest - len(f), 0)) for f in features])
 
 
 def build_datasets(recipe: Recipe, bundle: Any, model: Any) -> tuple[Dataset, Dataset | None]:
@@ -79,7 +86,6 @@ def build_datasets(recipe: Recipe, bundle: Any, model: Any) -> tuple[Dataset, Da
     Raises:
         ConfigError: options that mean nothing here, or a tokenizer that does not belong to the model.
     """
-    _check(recipe)
     train, validation = bundle["train"], bundle.splits.get("validation")
     if type(model).task == TOKENIZE:
         return _pixels(recipe, train, model), None if validation is None else _plain_pixels(validation, model)
@@ -96,11 +102,11 @@ def build_datasets(recipe: Recipe, bundle: Any, model: Any) -> tuple[Dataset, Da
             _check_codes(codes, model.config, bundle.info.name, len(split))
     seed = recipe.training.seed
     learn, check = model.masking(), model.masking(training=False)
-    train_set = CodeDataset(parts[0], train.labels, learn, seed, texts=_texts(train))
+    train_set = CodeDataset(parts[0], train.labels, learn, seed, texts=_texts(train, model.config))
     if validation is None:
         return train_set, None
     return train_set, CodeDataset(
-        parts[1], validation.labels, check, _VALIDATION_SEED, fixed=True, texts=_texts(validation)
+        parts[1], validation.labels, check, _VALIDATION_SEED, fixed=True, texts=_texts(validation, model.config)
     )
 
 
@@ -159,7 +165,7 @@ def encode_split(tokenizer: Any, split: Any, *, hflip: bool = False, batch_size:
 
 
 def stored_codes(split: Any, tokens: int) -> torch.Tensor:
-    """(N, A, T) int32 of a split that holds codes."""
+    """(N, A, T) integers of a split that holds codes."""
     first = np.asarray(split.content[0])
     versions = first.size // tokens
     if versions < 1 or first.size % tokens:
@@ -168,7 +174,8 @@ def stored_codes(split: Any, tokens: int) -> torch.Tensor:
             "image size or another tokenizer? (model.config.image_size, model.config.downsample)"
         )
     rows = [np.asarray(split.content[i]).reshape(versions, tokens) for i in range(len(split))]
-    return torch.from_numpy(np.stack(rows).astype(np.int32))
+    stacked = np.stack(rows)
+    return torch.from_numpy(stacked.astype(np.int16 if stacked.max(initial=0) < 2**15 else np.int32))
 
 
 def _check_codes(codes: torch.Tensor, config: Any, name: str, count: int) -> None:
@@ -185,22 +192,11 @@ def _check_codes(codes: torch.Tensor, config: Any, name: str, count: int) -> Non
         )
 
 
-def _check(recipe: Recipe) -> None:
-    t = recipe.training
-    wrong = [k for k in ("label_smoothing", "mixup", "cutmix") if getattr(t, k)]
-    wrong += ["class_weights"] if t.class_weights != "none" else []
-    wrong += ["calibrate_temperature"] if t.calibrate_temperature else []
-    if wrong:
-        raise ConfigError(
-            f"training.{wrong[0]} is for classifiers; a model of codes has its own label_smoothing in model.config"
-        )
-    if recipe.evaluation.metric != "loss":
-        raise ConfigError(f"evaluation.metric={recipe.evaluation.metric}: for generation the only one is loss")
-
-
-def _texts(split: Any) -> Callable[[int], torch.Tensor] | None:
-    features = getattr(split.content, "text_features", None)
-    return None if features is None else features
+def _texts(split: Any, config: Any) -> Callable[[int], torch.Tensor] | None:
+    content = getattr(split, "content", None)
+    if getattr(content, "texts", None) is None:
+        return None
+    return lambda index: torch.from_numpy(content.text_features(index)[: config.text_length])
 
 
 def _pixels(recipe: Recipe, split: Any, model: Any) -> Dataset:
@@ -241,3 +237,90 @@ class _ByIndex(Dataset):
     def __getitems__(self, indices: Sequence[Any]) -> dict[str, torch.Tensor]:
         """See CachedImageDataset."""
         return self.inner.__getitems__([i if isinstance(i, Key) else Key(0, int(i), 0) for i in indices])
+
+
+class ImageTokenization(Objective):
+    """A tokenizer learns to give its images back; labels of the data are not looked at."""
+
+    def datasets(self, bundle: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """See `build_datasets`."""
+        if bundle["train"].kind != "image":
+            raise ConfigError(f"{self.recipe.model.name} learns from images; {bundle.info.name} holds none")
+        return build_datasets(self.recipe, bundle, model)
+
+    def evaluate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        """`loss`, and `codebook_usage`: the share of codes that the split needs. Each process computes all of it."""
+        return self._validate(trainer, dataset)
+
+    def final_metrics(self, run: Any, trainer: Any) -> dict[str, float]:
+        """The same of the final weights."""
+        return self._validate(trainer, trainer.eval_dataset)
+
+    def _validate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        used = torch.zeros(trainer.model.config.codebook_size, dtype=torch.bool)
+
+        def note(outputs: Any, batch: Any) -> float:
+            used[outputs.indices.unique().cpu()] = True
+            return len(outputs.indices)
+
+        loss = validation_loss(self.recipe, trainer, dataset, note)
+        return {"loss": loss, "codebook_usage": float(used.float().mean())}
+
+
+class ImageGeneration(Objective):
+    """A model of codes learns to name the masked ones."""
+
+    def model(self, bundle: Any) -> Any:
+        """The data's classes become the model's, where it is class-conditional."""
+        from hybridzoo.training.build import build_recipe_model
+
+        model = build_recipe_model(self.recipe, bundle.info.label_names, device="meta")
+        text = getattr(model.config, "condition", "class") == "text"
+        return build_recipe_model(self.recipe, None if text else bundle.info.label_names)
+
+    def datasets(self, bundle: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+        """See `build_datasets`."""
+        if bundle["train"].kind not in ("image", "codes"):
+            raise ConfigError(f"{self.recipe.model.name} learns from images or codes; {bundle.info.name} holds neither")
+        return build_datasets(self.recipe, bundle, model)
+
+    def evaluate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        """`loss` and `accuracy` (share of masked codes that the best guess names), of fixed masks."""
+        return self._validate(trainer, dataset)
+
+    def final_metrics(self, run: Any, trainer: Any) -> dict[str, float]:
+        """The same of the final weights."""
+        return self._validate(trainer, trainer.eval_dataset)
+
+    def _validate(self, trainer: Any, dataset: Any) -> dict[str, float]:
+        counts, mask_id = [0, 0], trainer.model.config.mask_token_id
+
+        def note(outputs: Any, batch: Any) -> float:
+            masked = batch["input_ids"] == mask_id
+            hits = (outputs.logits.argmax(-1) == batch["labels"]) & masked
+            counts[0] += int(hits.sum())
+            counts[1] += int(masked.sum())
+            return int(masked.sum())
+
+        loss = validation_loss(self.recipe, trainer, dataset, note)
+        return {"loss": loss, "accuracy": counts[0] / max(counts[1], 1)}
+
+
+@torch.no_grad()
+def validation_loss(recipe: Recipe, trainer: Any, dataset: Any, weigh: Callable[[Any, Any], float]) -> float:
+    """Mean loss of a dataset with the model in eval mode; `weigh(outputs, batch)` gives a batch's weight."""
+    model, device = trainer.model, trainer.args.device
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision)
+    total, weights, was_training = 0.0, 0.0, model.training
+    model.eval()
+    try:
+        for start in range(0, len(dataset), recipe.evaluation.batch_size):
+            indices = list(range(start, min(start + recipe.evaluation.batch_size, len(dataset))))
+            batch = {k: v.to(device) for k, v in dataset.__getitems__(indices).items()}
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                outputs = model(**batch)
+            weight = weigh(outputs, batch)
+            total, weights = total + float(outputs.loss) * weight, weights + weight
+    finally:
+        model.train(was_training)
+    return total / max(weights, 1e-12)

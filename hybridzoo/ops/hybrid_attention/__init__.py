@@ -1,10 +1,12 @@
 """`hybrid_attention`: causal attention with a sliding window and always-visible meta tokens, as Hymba's layers use it.
 
-Backends: `torch` (the definition, on scaled_dot_product_attention), `flex` (torch's FlexAttention, compiled).
+Backends: `torch` (the definition, on scaled_dot_product_attention), `flex` (torch's FlexAttention, compiled, for whole
+rows), `triton` (ours, for decoding one token a row).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
 from hybridzoo.ops.hybrid_attention import flex
 from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
 from hybridzoo.ops.hybrid_attention.reference import attention_torch
+from hybridzoo.ops.hybrid_attention.triton import supports as triton_supports
 
 __all__ = ["AttentionPlan", "hybrid_attention"]
 
@@ -38,7 +41,7 @@ def hybrid_attention(
         v: (B, G, S, V).
         plan: who sees whom; plain causal attention, aligned at the end, if left out.
         scale: K ** -0.5 if left out.
-        backend: `"auto"`, `"torch"` or `"flex"`.
+        backend: `"auto"`, `"torch"`, `"flex"` or `"triton"`.
 
     Returns:
         (B, H, T, V) in q's dtype.
@@ -84,19 +87,58 @@ def _examples(device: torch.device) -> list[Example]:
         }
         return Example(name, call, ("q", "k", "v"))
 
+    def decode(name: str, slots: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
+        g = torch.Generator().manual_seed(slots)
+
+        def rand(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g).to(device, dtype)
+
+        if options:  # a turning ring: the newest position is not in the last slot
+            k_at = (torch.arange(slots, device=device) + slots // 3).roll(slots // 3).unsqueeze(0).repeat(3, 1)
+            k_at[1, : slots // 2] = -1
+            options |= {"q_positions": k_at.amax(1, keepdim=True), "k_positions": k_at}
+        call: dict[str, Any] = {
+            "q": rand(3, 10, 1, 24),
+            "k": rand(3, 2, slots, 24),
+            "v": rand(3, 2, slots, 48),
+            "plan": AttentionPlan(1, slots, device, **options),
+            "scale": 0.2,
+        }
+        return Example(name, call, ())
+
     segments = (torch.arange(160, device=device) // 50).unsqueeze(0).expand(2, -1)
     return [
         make("causal", 150),
         make("window and prefix", 200, window=20, prefix=5),
         make("packed", 160, window=40, q_segments=segments, k_segments=segments),
         make("bf16", 140, torch.bfloat16, window=33, prefix=3),
+        decode("decode", 300),
+        decode("decode, ring", 333, window=150, prefix=120),
+        decode("decode, fp16", 1100, torch.float16, window=900, prefix=400),
     ]
 
 
+def _run_triton(**call: Any) -> Tensor:
+    from hybridzoo.ops.hybrid_attention.triton import attention_triton
+
+    return attention_triton(**call)
+
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="hybrid_attention",
         backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=triton_supports,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
             Backend(
                 name="flex",
                 priority=10,

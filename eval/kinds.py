@@ -20,7 +20,10 @@ from hybridzoo.eval.schema import Metric, ResultError
 
 FORMAT = 1
 # task of a model -> its Kind
-KINDS = {"object-detection": "hybridzoo.eval.detection:DetectionKind"}
+KINDS = {
+    "object-detection": "hybridzoo.eval.detection:DetectionKind",
+    "text-generation": "hybridzoo.eval.lm.kind:LanguageKind",
+}
 
 
 class Kind(Protocol):

@@ -7,71 +7,15 @@ rule of the authors' harness and of lm-evaluation-harness (`swde`, `fda`, `squad
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from hybridzoo.data.readers.cloze import Cloze
 from hybridzoo.errors import DataError
 
 MAX_NEW_TOKENS = 48
-FORMATS = {
-    "squad_completion": "hazyresearch/based-squad",
-    "swde": "hazyresearch/based-swde",
-    "fda": "hazyresearch/based-fda",
-}
-
-
-@dataclass(frozen=True)
-class Cloze:
-    """A text to go on from, and what should come."""
-
-    id: str
-    text: str
-    value: str
-
-
-def read_cloze(root: str | Path, name: str = "squad_completion") -> list[Cloze]:
-    """The rows of a task from `validation.jsonl`, another .jsonl or .json file, or the hub (`hf:org/name`).
-
-    Args:
-        root: a file, a folder with `validation.jsonl`, or `hf:hazyresearch/based-squad`.
-        name: of the task, for messages.
-
-    Raises:
-        DataError: nothing there, or rows without `text` and `value`.
-    """
-    if isinstance(root, str) and root.startswith("hf:"):
-        from hybridzoo.data.readers.hf import load_hub
-
-        table, _ = load_hub(root)
-        rows: list[Any] = list(table["validation"] if "validation" in table else next(iter(table.values())))
-    else:
-        path = Path(root).expanduser()
-        path = path / "validation.jsonl" if path.is_dir() else path
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            rows = (
-                json.loads(text) if path.suffix == ".json" else [json.loads(r) for r in text.splitlines() if r.strip()]
-            )
-        except FileNotFoundError as error:
-            needed = f"rows with text and value, as {FORMATS.get(name, 'hazyresearch/based-squad')} on the hub has them"
-            raise DataError(f"{path} does not exist; {name} needs {needed} (root='hf:…' reads it there)") from error
-        except ValueError as error:
-            raise DataError(f"{path} holds no JSON rows ({error})") from error
-    made = []
-    for number, row in enumerate(rows):
-        found = {key: row.get(key) for key in ("text", "value")} if isinstance(row, Mapping) else {}
-        if not all(isinstance(v, str) and v.strip() for v in found.values()) or not found:
-            have = ", ".join(map(str, row))[:80] if isinstance(row, Mapping) else type(row).__name__
-            raise DataError(f"{root}: row {number} has {have}; expected texts under 'text' and 'value'")
-        made.append(Cloze(str(row.get("id", row.get("doc_id", number))), found["text"].strip(), found["value"].strip()))
-    if not made:
-        raise DataError(f"{root} holds no rows")
-    return made
 
 
 def with_examples(rows: Sequence[Cloze], shots: int) -> list[Cloze]:

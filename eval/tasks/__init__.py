@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hybridzoo.data import data_spec
 from hybridzoo.errors import UnknownNameError, unknown
+from hybridzoo.eval.tasks.language import LANGUAGE_TASKS
 
 TEXT_METRICS = (
     "accuracy",
@@ -31,7 +32,14 @@ LVIS_METRICS = (
     *("ar_300", "ar_small", "ar_medium", "ar_large"),
 )
 LVIS_1000_METRICS = tuple("ar_1000" if name == "ar_300" else name for name in LVIS_METRICS)
-LOWER_IS_BETTER = ("nll", "brier", "ece", "nll_calibrated", "ece_calibrated")
+LOWER_IS_BETTER = (
+    *("bits_per_byte", "perplexity", "word_perplexity"),
+    "nll",
+    "brier",
+    "ece",
+    "nll_calibrated",
+    "ece_calibrated",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,7 @@ _TASKS = (
     _boxes("lvis_1000", "LVIS v1 validation set, boxes, 1,000 detections", "lvis", "official", LVIS_1000_METRICS),
     _text("vader", "VADER ground truth, three classes", "vader", "80/10/10", "f1_macro"),
 )
-TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
+TASKS: dict[str, Task] = {task.name: task for task in (*_TASKS, *(Task(**t) for t in LANGUAGE_TASKS))}
 
 
 def list_tasks() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hybridzoo.data.base import LANGUAGE
+from hybridzoo.data.readers.cloze import HUB
 from hybridzoo.errors import DataError
 
 _MIX_NEEDS = (
@@ -70,6 +71,20 @@ SPECS: tuple[dict[str, Any], ...] = (
         "protocols": ("generated",),
         "options": ("vocab_size", "sequence_length", "pairs", "power", "noise", "size"),
     },
+    *(
+        {
+            "name": name,
+            "title": f"{title}, cloze form of Based (Arora et al. 2024)",
+            "task": LANGUAGE,
+            "reader": f"hybridzoo.data.readers.cloze:read_{name}",
+            "license": "of the data set's card",
+            "source": f"https://huggingface.co/datasets/{HUB[name]}",
+            "protocols": ("validation",),
+            "needs": f"root = hf:{HUB[name]}, or a .jsonl file (or a folder with validation.jsonl) whose rows have the "
+            "keys text and value",
+        }
+        for name, title in (("squad_completion", "SQuAD"), ("swde", "SWDE"), ("fda", "FDA"))
+    ),
 )
 
 

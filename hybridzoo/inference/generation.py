@@ -78,7 +78,7 @@ class TextGenerator:
             raise ConfigError(f"{type(model).__name__} does {getattr(model, 'task', 'something else')}, not text")
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(unknown("dtype", dtype, DTYPES))
-        self.tokenizer = tokenizer or _load_tokenizer(model)
+        self.tokenizer = tokenizer or load_tokenizer(model)
         check_vocabulary(self.tokenizer, model.get_input_embeddings().num_embeddings, type(model).__name__)
         self.device = pick_device(device)
         self.model = model.to(self.device, dtype=DTYPES[dtype] if dtype else None).eval()
@@ -181,7 +181,8 @@ class _Streamer:
             self.shown = len(text)
 
 
-def _load_tokenizer(model: Any) -> Any:
+def load_tokenizer(model: Any) -> Any:
+    """The tokenizer beside the weights of a model; raises ConfigError where there is none."""
     from transformers import AutoTokenizer
 
     source = getattr(model, "name_or_path", "") or getattr(model.config, "_name_or_path", "")

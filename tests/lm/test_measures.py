@@ -12,12 +12,13 @@ import torch
 
 from hybridzoo import build_model
 from hybridzoo.data.mqar import Mqar, MqarOptions
+from hybridzoo.data.readers.cloze import read_cloze
 from hybridzoo.data.text_stream_dataset import WindowedText
 from hybridzoo.data.text_stream_tokenizers import byte_tokenizer
 from hybridzoo.errors import ConfigError, DataError, InputError
 from hybridzoo.eval.lm.associative import answer, mqar_metrics
 from hybridzoo.eval.lm.likelihood import Window, document_likelihoods, likelihood_metrics, prefix_token, windows
-from hybridzoo.eval.lm.recall import complete, read_cloze, with_examples
+from hybridzoo.eval.lm.recall import complete, with_examples
 from hybridzoo.training.language_modeling import validate
 
 TEXTS = ["The first text.", "é", "A somewhat longer text, with more words in it than the others have.", ""]

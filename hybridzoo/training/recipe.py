@@ -295,6 +295,15 @@ def _check_values(recipe: Recipe, where: str) -> None:
     need(t.learning_rate > 0 and math.isfinite(t.learning_rate), "training.learning_rate", "must be above 0")
     for key in ("min_learning_rate", "warmup_learning_rate"):
         need(0 <= getattr(t, key) <= t.learning_rate, f"training.{key}", "must lie between 0 and learning_rate")
+    steps = t.milestones
+    need(
+        not steps or (t.scheduler == "step" and list(steps) == sorted(steps) and steps[0] > 0 and steps[-1] < t.epochs),
+        "training.milestones",
+        "must be rising epochs between 0 and training.epochs, and belong to scheduler: step",
+    )
+    need(t.scheduler != "step" or bool(steps), "training.milestones", "scheduler: step needs at least one, in epochs")
+    need(0 < t.gamma < 1, "training.gamma", "must lie in (0, 1)")
+    need(all(v >= 0 and math.isfinite(v) for v in t.lr_scales.values()), "training.lr_scales", "must not be negative")
     for key in ("warmup_epochs", "cooldown_epochs", "weight_decay", "mixup", "cutmix", "num_workers", "seed"):
         need(getattr(t, key) >= 0, f"training.{key}", "must not be negative")
     for key in ("warmup_ratio", "label_smoothing", "decay_ratio"):

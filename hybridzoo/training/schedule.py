@@ -15,16 +15,19 @@ class Schedule:
 
     As timm's `CosineLRScheduler(t_in_epochs=False)` with its default `warmup_prefix=False`: the cosine runs over
     `decay_steps` from the first update and the warm-up covers its beginning. `linear` falls from the warm-up's end;
-    `wsd` stays at the peak and falls linearly over the last `falling_steps` of `decay_steps`.
+    `wsd` stays at the peak and falls linearly over the last `falling_steps` of `decay_steps`; `step` is multiplied by
+    `gamma` at each milestone.
 
     Args:
-        kind: cosine, linear, constant or wsd.
+        kind: cosine, linear, constant, wsd or step.
         peak: the recipe's learning_rate.
         floor: min_learning_rate, from `decay_steps` on.
         start: warmup_learning_rate, at update 0.
         warmup_steps: length of the warm-up.
         decay_steps: updates of `epochs`, warm-up included, cool-down not.
         falling_steps: of wsd.
+        milestones: of step, in updates.
+        gamma: of step.
     """
 
     kind: str
@@ -34,6 +37,8 @@ class Schedule:
     warmup_steps: int
     decay_steps: int
     falling_steps: int = 0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 1.0
 
     def __call__(self, step: int) -> float:
         """The learning rate of update number `step` (0 is the first)."""
@@ -41,6 +46,8 @@ class Schedule:
             return self.start + (self.peak - self.start) * step / self.warmup_steps
         if self.kind == "constant":
             return self.peak
+        if self.kind == "step":
+            return max(self.peak * self.gamma ** sum(step >= m for m in self.milestones), self.floor)
         if step >= self.decay_steps:
             return self.floor
         if self.kind == "cosine":
@@ -79,4 +86,7 @@ def make_schedule(t: TrainingSection, updates_per_epoch: int) -> Schedule:
         warmup_steps=min(warmup, total),
         decay_steps=max(total - cooldown, 1),
         falling_steps=round(t.decay_ratio * max(total - cooldown, 1)),
+        # As shares of the epochs, so that max_steps shrinks the whole schedule.
+        milestones=tuple(round(m / t.epochs * (total - cooldown)) for m in t.milestones),
+        gamma=t.gamma,
     )

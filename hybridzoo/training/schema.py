@@ -90,8 +90,12 @@ class TrainingSection:
     warmup_ratio: float = 0.0  # as a share of all steps
     warmup_learning_rate: float = 0.0  # where the warm-up starts
     cooldown_epochs: float = 0.0  # more epochs at min_learning_rate after `epochs`
-    scheduler: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, decay
+    scheduler: Literal["cosine", "linear", "constant", "wsd", "step"] = "cosine"  # wsd: warm-up, stable, decay
     decay_ratio: float = 0.2  # wsd: the last share of all steps, falling linearly to min_learning_rate
+    milestones: list[float] = field(default_factory=list)  # step: epochs after which the rate is multiplied by
+    gamma: float = 0.1  # this
+    # Factors on the rate of parameters whose name holds the key as whole parts, e.g. {backbone: 0.1}; the longest counts.
+    lr_scales: dict[str, float] = field(default_factory=dict)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     weight_decay: float = 0.0
     no_decay_norm_bias: bool = True  # one-dimensional parameters, biases and the model's own list get no decay

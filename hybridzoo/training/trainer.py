@@ -155,6 +155,7 @@ class ZooTrainer(Trainer):
                 weight_decay=t.weight_decay,
                 no_decay_norm_bias=t.no_decay_norm_bias,
                 layer_decay=t.layer_decay,
+                lr_scales=t.lr_scales,
             )
             for group in groups:
                 del group["names"]

@@ -105,6 +105,37 @@ def test_layer_decay_needs_groups_and_something_to_train():
         param_groups(frozen, learning_rate=1, weight_decay=0, no_decay_norm_bias=True, layer_decay=None)
 
 
+def test_rates_by_name():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.ModuleDict({"offsets": nn.Linear(2, 2)})})
+    model["head"]["backbone_like"] = nn.Linear(2, 2)
+    options = {"learning_rate": 1.0, "weight_decay": 0.1, "no_decay_norm_bias": False, "layer_decay": None}
+    scales = {"backbone": 0.1, "offsets": 0.5, "head.offsets.bias": 0.25}
+    groups = param_groups(model, lr_scales=scales, **options)
+    found = {name: g["lr"] for g in groups for name in g["names"]}
+    assert found == {
+        "backbone.weight": 0.1,
+        "backbone.bias": 0.1,
+        "head.offsets.weight": 0.5,
+        "head.offsets.bias": 0.25,  # the longest key
+        "head.backbone_like.weight": 1.0,  # whole parts only
+        "head.backbone_like.bias": 1.0,
+    }
+    assert groups[-1]["lr"] == 1.0
+    with pytest.raises(ConfigError, match="'backbon'; did you mean 'backbone'"):
+        param_groups(model, lr_scales={"backbon": 0.1}, **options)
+
+
+def test_step_schedule():
+    t = TrainingSection(epochs=12, scheduler="step", milestones=[8, 11], learning_rate=1.0, warmup_epochs=1)
+    rates = [make_schedule(t, 10)(step) for step in range(120)]
+    assert rates[5] == pytest.approx(0.5)
+    assert rates[10] == rates[79] == 1.0
+    assert rates[80] == rates[109] == pytest.approx(0.1)
+    assert rates[110] == pytest.approx(0.01)
+    short = make_schedule(TrainingSection(epochs=12, max_steps=24, scheduler="step", milestones=[11]), 1000)
+    assert short(21) == 10 * short(22)
+
+
 @pytest.mark.parametrize("name", ["iformer_test", "roberta_bilstm_test"])
 def test_registered_models_have_ordered_layers(name):
     groups = param_groups(

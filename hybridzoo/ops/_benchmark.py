@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import BackendError, UnknownNameError, unknown
-from hybridzoo.ops import _benchmark_delta
+from hybridzoo.ops import _benchmark_delta, _benchmark_scan_2d
 from hybridzoo.ops._benchmark_case import BYTES_PER_SECOND, EXPS_PER_SECOND, Case, Contender
 from hybridzoo.ops._benchmark_case import ours as ours_of
 from hybridzoo.ops.causal_conv1d import causal_conv1d
@@ -196,7 +196,7 @@ def cases(device: str) -> list[Case]:
         found = [Case("selective_scan", "B1 L1024 D256 N16 fp32", device, build, floor)]
         build, floor = _deform(four, 900, fp32, device)
         found.append(Case("ms_deform_attn", "decoder Q900 4 maps fp32", device, build, floor))
-        return [*found, *_benchmark_delta.cases(device)]
+        return [*found, *_benchmark_scan_2d.cases(device), *_benchmark_delta.cases(device)]
     found = []
     for name, shape in {
         "Hymba training B4 L2176 D3200 N16 bf16 z": (4, 2176, 3200, 16, 1, bf16, True),
@@ -228,7 +228,7 @@ def cases(device: str) -> list[Case]:
     for name, (maps, queries, dtype) in deform.items():
         build, floor = _deform(maps, queries, dtype, device)
         found.append(Case("ms_deform_attn", name, device, build, floor))
-    return [*found, *_benchmark_delta.cases(device)]
+    return [*found, *_benchmark_scan_2d.cases(device), *_benchmark_delta.cases(device)]
 
 
 def time_cpu(call: Callable[[], Any], seconds: float) -> float:

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 
 from hybridzoo.ops._selftest import relative_error, run_example  # noqa: E402
 from hybridzoo.ops.dispatch import Example, get_op  # noqa: E402
+from hybridzoo.ops.scan_paths import scan_paths  # noqa: E402
 
 
 def _poison() -> None:
@@ -377,7 +378,67 @@ def run_delta() -> dict[str, Any]:
     return found
 
 
-SUITES = {"selective_scan": run_scan, "causal_conv1d": run_conv, "ms_deform_attn": run_msda, "delta_rule": run_delta}
+def scan_2d_case(
+    kind: str, height: int, width: int, K: int, B: int, D: int, N: int, dtype: torch.dtype = torch.float32
+) -> Example:
+    L = height * width
+    call = {
+        "u": torch.randn(B, L, D).to(dtype),
+        "dt": torch.randn(B, L, K, D).to(dtype),
+        "A": -torch.rand(K, D, N),
+        "B": torch.randn(B, L, K, N).to(dtype),
+        "C": torch.randn(B, L, K, N).to(dtype),
+        "D": torch.randn(K, D),
+        "dt_bias": torch.randn(K, D),
+        "paths": scan_paths(kind, height, width, K),
+        "dt_softplus": True,
+    }
+    return _example(call)
+
+
+def run_scan_2d() -> dict[str, Any]:
+    from hybridzoo.ops.selective_scan import triton as launch
+    from hybridzoo.ops.selective_scan_2d.custom_ops import scan_2d_op
+
+    chunked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 10**6}
+    walked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 0}
+    cases: dict[str, tuple[dict[str, Any], Example]] = {
+        "hilbert-8": (chunked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
+        "hilbert-8-walked": (walked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
+        "sweep-2": (chunked, scan_2d_case("sweep", 3, 3, 2, 1, 70, 1)),
+        "zigzag-4": (walked, scan_2d_case("zigzag", 1, 5, 4, 1, 3, 3)),
+        "bf16": (chunked, scan_2d_case("hilbert", 3, 4, 4, 1, 4, 2, torch.bfloat16)),
+    }
+    if DEVICE == "cuda":
+        for side, width in ((64, 48), (32, 96), (16, 320), (8, 130)):
+            cases[f"real-{side}"] = ({}, scan_2d_case("hilbert", side, side, 8, 2, width, 16))
+        cases["real-rectangle-bf16"] = ({}, scan_2d_case("hilbert", 20, 33, 4, 2, 96, 16, torch.bfloat16))
+    by_name = {b.name: b for b in get_op("selective_scan_2d").backends}
+    found = {}
+    for name, (tuning, example) in list(cases.items())[SHARD::SHARDS]:
+        launch.TUNING = launch.Tuning(**tuning)
+        want = run_example(by_name["torch"], example, torch.float64)
+        got = run_example(by_name["triton"], example)
+        with torch.no_grad():
+            again = by_name["triton"].run(**example.call)
+        found[name] = {key: relative_error(got[key], want[key]) for key in want}
+        found[name]["inference"] = relative_error(again, want["out.0"])
+    launch.TUNING = launch.Tuning()
+    torch.use_deterministic_algorithms(False)
+    call = scan_2d_case("sweep", 2, 3, 2, 1, 4, 2).call
+    floats = [call[n].clone().requires_grad_() for n in ("u", "dt", "A", "B", "C", "D", "dt_bias")]
+    checked = torch.library.opcheck(scan_2d_op, (*floats, call["paths"].int(), True, True))
+    found["opcheck"] = {name: float(verdict != "SUCCESS") for name, verdict in checked.items()}
+    return found
+
+
+SUITES = {
+    "selective_scan": run_scan,
+    "causal_conv1d": run_conv,
+    "ms_deform_attn": run_msda,
+    "delta_rule": run_delta,
+    "selective_scan_2d": run_scan_2d,
+}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")

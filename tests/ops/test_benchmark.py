@@ -7,7 +7,7 @@ import torch
 
 from hybridzoo.errors import UnknownNameError
 from hybridzoo.ops import _benchmark as bench
-from hybridzoo.ops import _benchmark_delta
+from hybridzoo.ops import _benchmark_delta, _benchmark_scan_2d
 
 
 def test_rows_hold_times_differences_and_ratios():
@@ -41,7 +41,13 @@ def test_deformable_attention_contenders_agree():
 
 def test_every_gpu_case_is_described():
     found = bench.cases("cuda")
-    assert {c.op for c in found} == {"selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule"}
+    assert {c.op for c in found} == {
+        "selective_scan",
+        "causal_conv1d",
+        "ms_deform_attn",
+        "delta_rule",
+        "selective_scan_2d",
+    }
     assert all(c.floor_ms > 0 for c in found)
 
 
@@ -54,4 +60,11 @@ def test_delta_rule_contenders_agree():
     build = _benchmark_delta._build(2, 9, 2, 4, torch.float32, "cpu")
     rows = bench.run_case(bench.Case("delta_rule", "tiny", "cpu", build, None), seconds=0.0)
     assert [row["backend"] for row in rows] == ["hybridzoo torch", "loop over positions"]
+    assert all(row["difference"] < 1e-6 for row in rows)
+
+
+def test_scans_along_paths_contenders_agree():
+    build = _benchmark_scan_2d.build(2, 4, 6, 2, 8, "cpu")
+    rows = bench.run_case(bench.Case("selective_scan_2d", "tiny", "cpu", build, None), seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "copies + our selective_scan"]
     assert all(row["difference"] < 1e-6 for row in rows)

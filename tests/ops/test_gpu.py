@@ -15,7 +15,7 @@ pytestmark = [
 LIMITS = {"bf16": 1.5e-2, "fp16": 4e-3}
 
 
-@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule"])
+@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule", "selective_scan_2d"])
 def test_compiled_kernels_equal_the_reference(kernel_errors, op):
     wrong = {}
     for case, errors in kernel_errors(op, "cuda").items():
@@ -26,7 +26,9 @@ def test_compiled_kernels_equal_the_reference(kernel_errors, op):
 
 def test_every_backend_passes_its_self_test():
     rows = dispatch.selftest("cuda")
-    assert {"selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule"} <= {row.op for row in rows}
+    assert {"selective_scan", "causal_conv1d", "ms_deform_attn", "delta_rule", "selective_scan_2d"} <= {
+        row.op for row in rows
+    }
     assert [row for row in rows if not row.ok] == []
 
 

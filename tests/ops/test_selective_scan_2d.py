@@ -110,3 +110,14 @@ def test_bad_inputs_are_named(change, words):
     with pytest.raises(InputError) as caught:
         selective_scan_2d(**{**_inputs(), "paths": scan_paths("scan", 2, 3, 4), **change})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["hilbert-8", "hilbert-8-walked", "sweep-2", "zigzag-4", "bf16", "opcheck"])
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
+    """Outputs and every gradient, memory poisoned beforehand, in Triton's interpreter; and `torch.library.opcheck`."""
+    errors = kernel_errors("selective_scan_2d")[case]
+    if case != "opcheck":
+        names = ("u", "dt", "A", "B", "C", "D", "dt_bias")
+        assert set(errors) == {"out.0", "inference", *(f"grad.{name}" for name in names)}
+    limit = 1.5e-2 if case == "bf16" else 5e-6
+    assert {k: e for k, e in errors.items() if not e <= limit} == {}

@@ -8,6 +8,9 @@ The states at chunk starts are all that the backward needs.
 Chunk tables (int32): chunk_seg[c] segment, chunk_start[c] first step in its row, chunk_len[c] steps (0: unused),
 seg_chunk[s] first chunk of segment s. Rows are batch entries, or, PACKED, all segments lie in row 0.
 A and delta work in base 2: exp(delta A) = exp2(delta A log2 e).
+
+With a `path` (G, L) every group of channels walks the rows in an order of its own: step t of group g reads and writes
+row path[g, t] of every tensor where it lies. u and the gradient of y then have the channels of one group, for all.
 """
 
 # ruff: noqa: RUF005, RUF059 (Triton has no tuple unpacking in a display; _place serves all kernels)
@@ -49,6 +52,28 @@ def _place(blk, A, DG, NBG, N: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr)
 
 
 @triton.jit
+def _row(path, g, L, start, t, T):
+    """Row of a step relative to where pointers were put: the chunk's start, or with a path the batch entry's."""
+    if path is None:
+        row = t
+    else:
+        row = tl.load(path + g * L + start + t, mask=t < T, other=0).to(tl.int64)
+    return row
+
+
+@triton.jit
+def _origin(path, start, d, g, DG):
+    """Where pointers are put (see `_row`), and the channels of tensors that all groups share."""
+    if path is None:
+        origin = start
+        shared = d
+    else:
+        origin = start * 0
+        shared = d - g * DG
+    return origin, shared
+
+
+@triton.jit
 def _delta(raw, valid, SOFTPLUS: tl.constexpr):
     """A step past the end has delta 0: decay 1, no input."""
     if SOFTPLUS:
@@ -58,7 +83,7 @@ def _delta(raw, valid, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def chunk_state_kernel(
-    u, dt, A, Bm, bias, reset, ends, sums, alive,
+    u, dt, A, Bm, bias, reset, path, ends, sums, alive,
     chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sub, sul, sdb, sdl, sbb, sbl, sbg,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
@@ -69,9 +94,10 @@ def chunk_state_kernel(
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
     b = 0 if PACKED else tl.load(chunk_seg + c).to(tl.int64)
-    pu = u + b * sub + start * sul + d
-    pd = dt + b * sdb + start * sdl + d
-    pb = Bm + b * sbb + start * sbl + g * sbg + n
+    origin, shared = _origin(path, start, d, g, DG)
+    pu = u + b * sub + origin * sul + shared
+    pd = dt + b * sdb + origin * sdl + d
+    pb = Bm + b * sbb + origin * sbl + g * sbg + n
     if bias is not None:
         bi = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)
     h = tl.zeros([BD, NP], tl.float32)
@@ -84,9 +110,10 @@ def chunk_state_kernel(
         Bs = ()
         for i in tl.static_range(UN):
             ok = t + i < T
-            dts = dts + (tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0),)
-            us = us + (tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0),)
-            Bs = Bs + (tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0),)
+            row = _row(path, g, L, start, t + i, T)
+            dts = dts + (tl.load(pd + row * sdl, mask=md & ok, other=0.0),)
+            us = us + (tl.load(pu + row * sul, mask=md & ok, other=0.0),)
+            Bs = Bs + (tl.load(pb + row * sbl, mask=mn & ok, other=0.0),)
         for i in tl.static_range(UN):
             raw = dts[i].to(tl.float32)
             if bias is not None:
@@ -135,7 +162,7 @@ def carry_kernel(
 
 @triton.jit
 def output_kernel(
-    u, dt, z, A, Bm, Cm, D, bias, reset, init, y, kept, final,
+    u, dt, z, A, Bm, Cm, D, bias, reset, path, init, y, kept, final,
     chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L,
     sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr, KEEP: tl.constexpr,
@@ -167,13 +194,14 @@ def output_kernel(
             tl.store(kept + c * DM * N + dn, h, mask=mdn)
         start = tl.load(chunk_start + c).to(tl.int64)
         T = tl.load(chunk_len + c)
-        pu = u + b * sub + start * sul + d
-        pd = dt + b * sdb + start * sdl + d
-        pb = Bm + b * sbb + start * sbl + g * sbg + n
-        pc = Cm + b * scb + start * scl + g * scg + n
-        py = y + (b * L + start) * DM + d
+        origin, shared = _origin(path, start, d, g, DG)
+        pu = u + b * sub + origin * sul + shared
+        pd = dt + b * sdb + origin * sdl + d
+        pb = Bm + b * sbb + origin * sbl + g * sbg + n
+        pc = Cm + b * scb + origin * scl + g * scg + n
+        py = y + (b * L + origin) * DM + d
         if z is not None:
-            pz = z + b * szb + start * szl + d
+            pz = z + b * szb + origin * szl + d
         for t in range(0, T, UN):
             dts = ()
             us = ()
@@ -181,14 +209,17 @@ def output_kernel(
             Cs = ()
             zs = ()
             ys = ()
+            rows = ()
             for i in tl.static_range(UN):
                 ok = t + i < T
-                dts = dts + (tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0),)
-                us = us + (tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0),)
-                Bs = Bs + (tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0),)
-                Cs = Cs + (tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0),)
+                row = _row(path, g, L, start, t + i, T)
+                rows = rows + (row,)
+                dts = dts + (tl.load(pd + row * sdl, mask=md & ok, other=0.0),)
+                us = us + (tl.load(pu + row * sul, mask=md & ok, other=0.0),)
+                Bs = Bs + (tl.load(pb + row * sbl, mask=mn & ok, other=0.0),)
+                Cs = Cs + (tl.load(pc + row * scl, mask=mn & ok, other=0.0),)
                 if z is not None:
-                    zs = zs + (tl.load(pz + (t + i) * szl, mask=md & ok, other=0.0),)
+                    zs = zs + (tl.load(pz + row * szl, mask=md & ok, other=0.0),)
             for i in tl.static_range(UN):
                 raw = dts[i].to(tl.float32)
                 if bias is not None:
@@ -207,7 +238,7 @@ def output_kernel(
                     o = o * zv * _sigmoid(zv)
                 ys = ys + (o,)
             for i in tl.static_range(UN):
-                tl.store(py + (t + i) * DM, ys[i].to(y.dtype.element_ty), mask=md & (t + i < T))
+                tl.store(py + rows[i] * DM, ys[i].to(y.dtype.element_ty), mask=md & (t + i < T))
     if ONE_PASS:
         tl.store(final + seg * DM * N + dn, h, mask=mdn)
 
@@ -227,7 +258,7 @@ def _scan_grad(pg, pz, md, ok, t, sgl, szl):
 
 @triton.jit
 def reverse_state_kernel(
-    dt, z, gy, A, Cm, bias, reset, states, sums, alive,
+    dt, z, gy, A, Cm, bias, reset, path, states, sums, alive,
     chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sdb, sdl, szb, szl, scb, scl, scg,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
@@ -238,11 +269,13 @@ def reverse_state_kernel(
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
     b = 0 if PACKED else tl.load(chunk_seg + c).to(tl.int64)
-    pd = dt + b * sdb + start * sdl + d
-    pc = Cm + b * scb + start * scl + g * scg + n
-    pg = gy + (b * L + start) * DM + d
+    origin, shared = _origin(path, start, d, g, DG)
+    sgl = DM if path is None else DG
+    pd = dt + b * sdb + origin * sdl + d
+    pc = Cm + b * scb + origin * scl + g * scg + n
+    pg = gy + (b * L + origin) * sgl + shared
     if z is not None:
-        pz = z + b * szb + start * szl + d
+        pz = z + b * szb + origin * szl + d
     else:
         pz = None
     if bias is not None:
@@ -258,9 +291,10 @@ def reverse_state_kernel(
         Cs = ()
         for i in tl.static_range(UN):
             ok = t + i < T
-            dts = dts + (tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0),)
-            Cs = Cs + (tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0),)
-            value, unused = _scan_grad(pg, pz, md, ok, t + i, DM, szl)
+            row = _row(path, g, L, start, t + i, T)
+            dts = dts + (tl.load(pd + row * sdl, mask=md & ok, other=0.0),)
+            Cs = Cs + (tl.load(pc + row * scl, mask=mn & ok, other=0.0),)
+            value, unused = _scan_grad(pg, pz, md, ok, row, sgl, szl)
             gs = gs + (value,)
         for i in tl.static_range(UN - 1, -1, -1):
             raw = dts[i].to(tl.float32)

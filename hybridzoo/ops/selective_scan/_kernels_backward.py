@@ -11,12 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._kernels import LN2, _delta, _place, _scan_grad, _sigmoid
+from hybridzoo.ops.selective_scan._kernels import LN2, _delta, _origin, _place, _row, _scan_grad, _sigmoid
 
 
 @triton.jit
 def gradient_kernel(
-    u, dt, z, gy, A, Bm, Cm, D, bias, reset, kept, carry, d_final, park,
+    u, dt, z, gy, A, Bm, Cm, D, bias, reset, path, kept, carry, d_final, park,
     du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
     chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, G, batch, blocks, items,
     sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
@@ -57,16 +57,18 @@ def gradient_kernel(
             c = first + count - 1 - k
             start = tl.load(chunk_start + c).to(tl.int64)
             T = tl.load(chunk_len + c)
-            row = b * L + start
-            pu = u + b * sub + start * sul + d
-            pd = dt + b * sdb + start * sdl + d
-            pb = Bm + b * sbb + start * sbl + g * sbg + n
-            pc = Cm + b * scb + start * scl + g * scg + n
-            pg = gy + row * DM + d
-            po = row * DM + d
-            pn = (((blk % NBG) * batch * L + row) * G + g) * N + n
+            first_row = b * L + start
+            origin, shared = _origin(path, start, d, g, DG)
+            sgl = DM if path is None else DG
+            pu = u + b * sub + origin * sul + shared
+            pd = dt + b * sdb + origin * sdl + d
+            pb = Bm + b * sbb + origin * sbl + g * sbg + n
+            pc = Cm + b * scb + origin * scl + g * scg + n
+            pg = gy + (b * L + origin) * sgl + shared
+            po = (b * L + origin) * DM + d
+            pn = (((blk % NBG) * batch * L + b * L + origin) * G + g) * N + n
             if z is not None:
-                pz = z + b * szb + start * szl + d
+                pz = z + b * szb + origin * szl + d
             else:
                 pz = None
             h = tl.load(kept + c * DM * N + dn, mask=mdn, other=0.0)
@@ -75,15 +77,16 @@ def gradient_kernel(
                 tl.store(park + (t // SUB) * BD * NP + slot, h)
                 for i in tl.static_range(SUB):
                     ok = t + i < T
-                    raw = tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0).to(tl.float32)
+                    row = _row(path, g, L, start, t + i, T)
+                    raw = tl.load(pd + row * sdl, mask=md & ok, other=0.0).to(tl.float32)
                     if bias is not None:
                         raw += bi
                     delta = _delta(raw, ok, SOFTPLUS)
-                    uv = tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32)
-                    Bv = tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32)
+                    uv = tl.load(pu + row * sul, mask=md & ok, other=0.0).to(tl.float32)
+                    Bv = tl.load(pb + row * sbl, mask=mn & ok, other=0.0).to(tl.float32)
                     x = tl.exp2(delta[:, None] * a)
                     if reset is not None:
-                        x = x * (1.0 - tl.load(reset + row + t + i, mask=ok, other=0).to(tl.float32))
+                        x = x * (1.0 - tl.load(reset + first_row + t + i, mask=ok, other=0).to(tl.float32))
                     h = h * x + (delta * uv)[:, None] * Bv[None, :]
             tl.debug_barrier()
             subs = (T + SUB - 1) // SUB
@@ -92,6 +95,7 @@ def gradient_kernel(
                 h = tl.load(park + (t // SUB) * BD * NP + slot)
                 xs = ()
                 carried = ()
+                rows = ()
                 us = ()
                 raws = ()
                 Bs = ()
@@ -99,17 +103,18 @@ def gradient_kernel(
                 gs = ()
                 for i in tl.static_range(SUB):
                     ok = t + i < T
-                    raw = tl.load(pd + (t + i) * sdl, mask=md & ok, other=0.0).to(tl.float32)
-                    uv = tl.load(pu + (t + i) * sul, mask=md & ok, other=0.0).to(tl.float32)
-                    Bv = tl.load(pb + (t + i) * sbl, mask=mn & ok, other=0.0).to(tl.float32)
-                    Cv = tl.load(pc + (t + i) * scl, mask=mn & ok, other=0.0).to(tl.float32)
-                    value, through = _scan_grad(pg, pz, md, ok, t + i, DM, szl)
+                    row = _row(path, g, L, start, t + i, T)
+                    raw = tl.load(pd + row * sdl, mask=md & ok, other=0.0).to(tl.float32)
+                    uv = tl.load(pu + row * sul, mask=md & ok, other=0.0).to(tl.float32)
+                    Bv = tl.load(pb + row * sbl, mask=mn & ok, other=0.0).to(tl.float32)
+                    Cv = tl.load(pc + row * scl, mask=mn & ok, other=0.0).to(tl.float32)
+                    value, through = _scan_grad(pg, pz, md, ok, row, sgl, szl)
                     if bias is not None:
                         raw += bi
                     delta = _delta(raw, ok, SOFTPLUS)
                     x = tl.exp2(delta[:, None] * a)
                     if reset is not None:
-                        x = x * (1.0 - tl.load(reset + row + t + i, mask=ok, other=0).to(tl.float32))
+                        x = x * (1.0 - tl.load(reset + first_row + t + i, mask=ok, other=0).to(tl.float32))
                     h = h * x
                     carried = carried + (h,)
                     xs = xs + (x,)
@@ -118,8 +123,9 @@ def gradient_kernel(
                         out = tl.sum(h * Cv[None, :], 1)
                         if D is not None:
                             out += Dv * uv
-                        tl.store(dz + po + (t + i) * DM, (out * through).to(dz.dtype.element_ty), mask=md & ok)
-                    tl.store(dC + pn + (t + i) * G * N, tl.sum(h * value[:, None], 0), mask=mn & ok)
+                        tl.store(dz + po + row * DM, (out * through).to(dz.dtype.element_ty), mask=md & ok)
+                    tl.store(dC + pn + row * G * N, tl.sum(h * value[:, None], 0), mask=mn & ok)
+                    rows = rows + (row,)
                     us = us + (uv,)
                     raws = raws + (raw,)
                     Bs = Bs + (Bv,)
@@ -130,7 +136,7 @@ def gradient_kernel(
                     delta = _delta(raws[i], ok, SOFTPLUS)
                     grad += gs[i][:, None] * Cs[i][None, :]
                     drive = tl.sum(grad * (delta * us[i])[:, None], 0)
-                    tl.store(dB + pn + (t + i) * G * N, drive, mask=mn & ok)
+                    tl.store(dB + pn + rows[i] * G * N, drive, mask=mn & ok)
                     through_B = tl.sum(grad * Bs[i][None, :], 1)
                     inner = grad * carried[i]  # gradient of delta A
                     grad = grad * xs[i]
@@ -144,8 +150,8 @@ def gradient_kernel(
                         d_delta = tl.where(raws[i] > 20.0, d_delta, d_delta * _sigmoid(raws[i]))
                     d_delta = tl.where(ok, d_delta, 0.0)
                     sum_bias += d_delta
-                    tl.store(du + po + (t + i) * DM, d_u.to(du.dtype.element_ty), mask=md & ok)
-                    tl.store(ddt + po + (t + i) * DM, d_delta.to(ddt.dtype.element_ty), mask=md & ok)
+                    tl.store(du + po + rows[i] * DM, d_u.to(du.dtype.element_ty), mask=md & ok)
+                    tl.store(ddt + po + rows[i] * DM, d_delta.to(ddt.dtype.element_ty), mask=md & ok)
         tl.store(dA + work * DM * N + dn, sum_A, mask=mdn)
         if D is not None:
             tl.store(dD + work * DM + d, sum_D, mask=md)

@@ -177,20 +177,24 @@ def scan_forward(
     seq_idx: Tensor | None,
     cu_seqlens: Tensor | None,
     keep: bool,
+    path: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, final states (S, D, N), and the states at chunk starts (chunks, D, N), or nothing unless `keep`."""
+    """Output, final states (S, D, N), and the states at chunk starts (chunks, D, N), or nothing unless `keep`.
+
+    With `path` (G, L) int32, the order in which each group of channels walks the rows, u has one group's channels.
+    """
     u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
     A, D, dt_bias, initial_state = _dense(A), _dense(D), _dense(dt_bias), _dense(initial_state)
-    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep)
+    run = _Launch(dt, A, B, seq_idx, cu_seqlens, keep)
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
-    y = (torch.zeros if run.packed else torch.empty)(u.shape, dtype=u.dtype, device=u.device)
+    y = (torch.zeros if run.packed else torch.empty)(dt.shape, dtype=u.dtype, device=u.device)
     final = run.empty(run.segments, run.channels, run.states)
     kept = run.empty(0)
     constants = run.constants(softplus)
     if not plan.one_pass:
         kept, sums, alive = run.chunk_buffers()
         launch(chunk_state_kernel, (plan.blocks, run.chunks),
-            u, dt, A, B, dt_bias, run.reset, kept, sums, alive, seg, start, size, *run.dims, run.length,
+            u, dt, A, B, dt_bias, run.reset, path, kept, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
         launch(carry_kernel, (plan.blocks, run.segments),
@@ -200,7 +204,7 @@ def scan_forward(
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
     launch(output_kernel, (plan.blocks, run.work),
-        u, dt, z, A, B, C, D, dt_bias, run.reset, initial_state, y, kept, final, seg, start, size, seg_chunk,
+        u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
         ONE_PASS=plan.one_pass, KEEP=keep, UN=TUNING.unroll, **constants,
     )  # fmt: skip
@@ -222,15 +226,20 @@ def scan_backward(
     seq_idx: Tensor | None,
     cu_seqlens: Tensor | None,
     kept: Tensor,
+    path: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of absent inputs are empty tensors."""
+    """Gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of absent inputs are empty tensors.
+
+    With `path` the gradient of u has the channels of every group, to be summed, and `grad_y` those of one.
+    """
     u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
     A, D, dt_bias, grad_y, grad_final = (_dense(x) for x in (A, D, dt_bias, grad_y, grad_final))
-    run = _Launch(u, A, B, seq_idx, cu_seqlens, keep=True, backward=True)
+    run = _Launch(dt, A, B, seq_idx, cu_seqlens, keep=True, backward=True)
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
     constants = run.constants(softplus)
     make = torch.zeros_like if run.packed else torch.empty_like
-    du, ddt = (make(x, memory_format=torch.contiguous_format) for x in (u, dt))
+    ddt = make(dt, memory_format=torch.contiguous_format)
+    du = make(dt, dtype=u.dtype, memory_format=torch.contiguous_format)
     dz = None if z is None else make(z, memory_format=torch.contiguous_format)
     partial_shape = (plan.per_group, run.batch, run.length, run.groups, run.states)
     dB, dC = ((torch.zeros if run.packed else torch.empty)(partial_shape, device=u.device) for _ in range(2))
@@ -242,7 +251,7 @@ def scan_backward(
     if not plan.one_pass:
         carry, sums, alive = run.chunk_buffers()
         launch(reverse_state_kernel, (plan.blocks, run.chunks),
-            dt, z, grad_y, A, C, dt_bias, run.reset, carry, sums, alive, seg, start, size, *run.dims, run.length,
+            dt, z, grad_y, A, C, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
         launch(carry_kernel, (plan.blocks, run.segments),
@@ -253,7 +262,7 @@ def scan_backward(
     programs = min(items, TUNING.programs_per_sm * _multiprocessors(u.device))
     parked = plan.chunk // TUNING.backward_sub
     launch(gradient_kernel, (programs,),
-        u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, kept, carry, grad_final,
+        u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, path, kept, carry, grad_final,
         run.empty(programs, parked, plan.BD, plan.NP), du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, items,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),

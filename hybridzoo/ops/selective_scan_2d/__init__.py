@@ -4,18 +4,19 @@ What MambaAD's SS2D, VMamba and bidirectional Mamba layers do with copies in eve
 and so commute with any order: all inputs stay in raster order here, and the paths are applied inside.
 
 Backends: `torch` (the definition: one gather per input, then `selective_scan` with a group per path, which takes its
-own fastest backend).
+own fastest backend) and `triton` (the kernels of `selective_scan`, reading and writing rows in the order of the paths).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
 from hybridzoo.ops.scan_paths import inverse_paths, scan_paths
 from hybridzoo.ops.selective_scan import selective_scan
 
@@ -48,7 +49,7 @@ def selective_scan_2d(
         paths: (K, L) integers, each row a permutation of 0 .. L - 1: the position visited at each step
             (`hybridzoo.ops.scan_paths.scan_paths` makes them).
         dt_softplus: whether delta goes through softplus.
-        backend: `"auto"` or `"torch"`.
+        backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
         (B, L, D) in u's dtype.
@@ -131,10 +132,40 @@ def _examples(device: torch.device) -> list[Example]:
     return [Example("hilbert, 4 paths", call, ("u", "dt", "A", "B", "C", "D", "dt_bias"))]
 
 
+def _run_triton(**call: Any) -> Tensor:
+    from hybridzoo.ops.selective_scan_2d.custom_ops import scan_2d_triton
+
+    return scan_2d_triton(**call)
+
+
+def _triton_supports(call: Call) -> str | None:
+    for name, x in call.items():
+        if isinstance(x, Tensor) and x.dtype == torch.float64:
+            return f"the kernels compute in fp32, {name} is float64"
+    if call["A"].shape[2] > 128:
+        return f"the kernels keep at most 128 states in registers, A has {call['A'].shape[2]}"
+    if torch.version.hip is not None:
+        return "the kernels have been checked on NVIDIA GPUs only"
+    return None
+
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="selective_scan_2d",
-        backends=(Backend(name="torch", priority=0, run=_run_torch, exportable=True),),
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_triton_supports,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(name="torch", priority=0, run=_run_torch, exportable=True),
+        ),
         examples=_examples,
     )
 )

@@ -21,6 +21,7 @@ OBJECTIVES = {
     "image-tokenization": "hybridzoo.training.generation:ImageTokenization",
     "image-generation": "hybridzoo.training.generation:ImageGeneration",
     "object-detection": "hybridzoo.training.detection:Detection",
+    "anomaly-detection": "hybridzoo.training.anomaly:AnomalyDetection",
 }
 # task of a model -> what evaluation.metric may name
 METRICS = {
@@ -30,6 +31,7 @@ METRICS = {
     "image-tokenization": ("loss", "codebook_usage"),
     "image-generation": ("loss", "accuracy"),  # accuracy: of the masked codes
     "object-detection": ("ap", "ap50", "ap75", "loss"),
+    "anomaly-detection": ("loss",),
 }
 LOWER_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
 _FOR_CLASSES = ("label_smoothing", "mixup", "cutmix", "calibrate_temperature")

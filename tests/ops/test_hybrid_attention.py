@@ -71,11 +71,13 @@ def test_positions_and_segments() -> None:
 
 
 @pytest.mark.parametrize("length", [48, 49, 63, 100])
-@pytest.mark.parametrize("prefix", [0, 5, 20])
-def test_blocks_equal_the_mask(length: int, prefix: int) -> None:
-    plan, plain = (AttentionPlan(length, length, CPU, 16, prefix) for _ in range(2))
+@pytest.mark.parametrize(("prefix", "before"), [(0, 0), (5, 0), (20, 0), (5, 5), (3, 14), (2, 40)])
+def test_blocks_equal_the_mask(length: int, prefix: int, before: int) -> None:
+    """Rows over themselves, and rows that continue `before` cached positions."""
+    slots = length + before
+    plan, plain = (AttentionPlan(length, slots, CPU, 16, prefix) for _ in range(2))
     assert _worth_blocks(plan)
-    inputs = [rand(2, 4, length, 8), rand(2, 2, length, 8, seed=1), rand(2, 2, length, 12, seed=2)]
+    inputs = [rand(2, 4, length, 8), rand(2, 2, slots, 8, seed=1), rand(2, 2, slots, 12, seed=2)]
     leaves = [[x.clone().requires_grad_() for x in inputs] for _ in range(2)]
     got = hybrid_attention(*leaves[0], plan)
     q, k, v = leaves[1]

@@ -42,43 +42,32 @@ def _repeat(x: Tensor, times: int) -> Tensor:
 
 
 def _worth_blocks(plan: AttentionPlan) -> bool:
-    return (
-        plan.aligned
-        and plan.limited
-        and plan.window is not None
-        and plan.window >= 16
-        and plan.q_segments is None
-        and plan.q_length == plan.k_length
-        and plan.k_length >= _BLOCKS_FROM * plan.window
-    )
+    window = plan.window or 0
+    return plan.aligned and plan.limited and plan.q_segments is None and 16 <= window <= plan.q_length // _BLOCKS_FROM
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
-    batch, _, length, _ = q.shape
-    w, prefix = plan.window or 1, plan.prefix
-    pad = -length % w
-    blocks = (length + pad) // w
-
-    def cut(x: Tensor) -> Tensor:  # (B, H, S, D) -> (B, n, H, w, D)
-        return F.pad(x, (0, 0, 0, pad)).unflatten(2, (blocks, w)).transpose(1, 2)
+    batch, _, queries, _ = q.shape
+    w, prefix, slots = plan.window or 1, plan.prefix, k.shape[2]
+    offset, pad = slots - queries, -queries % w  # query i is at position offset + i
+    blocks = (queries + pad) // w
 
     def with_neighbour(x: Tensor) -> Tensor:  # (B, H, S, D) -> (B * n, H, prefix + 2 w, D)
-        own = cut(x)
-        before = F.pad(own[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+        near = F.pad(x, (0, 0, max(w - offset, 0), pad))[:, :, max(offset - w, 0) :]
+        near = near.unfold(2, 2 * w, w).permute(0, 2, 1, 4, 3)  # (B, n, H, 2 w, D)
         first = x[:, :, :prefix].unsqueeze(1).expand(-1, blocks, -1, -1, -1)
-        return torch.cat([first, before, own], 3).flatten(0, 1)
+        return torch.cat([first, near], 3).flatten(0, 1)
 
     if "blocks" not in plan.cache:
-        start = torch.arange(blocks, device=plan.device).view(-1, 1) * w  # (n, 1)
+        start = offset + torch.arange(blocks, device=plan.device).view(-1, 1) * w  # (n, 1)
         q_at = start + torch.arange(w, device=plan.device)
         near = start - w + torch.arange(2 * w, device=plan.device)
-        near = near.masked_fill((near < 0) | (near >= length), -1)
+        near = near.masked_fill((near < 0) | (near >= slots), -1)
         first = torch.arange(prefix, device=plan.device).expand(blocks, -1)
         first = first.masked_fill(first >= start - w, -1)  # those are among the neighbours already
         k_at = torch.cat([first, near], 1)
         plan.cache["blocks"] = visible_pairs(q_at.unsqueeze(2), k_at.unsqueeze(1), plan.window, prefix)
     mask = plan.cache["blocks"].unsqueeze(1).repeat(batch, 1, 1, 1)  # (B * n, 1, w, prefix + 2 w)
-    out = F.scaled_dot_product_attention(
-        cut(q).flatten(0, 1), with_neighbour(k), with_neighbour(v), attn_mask=mask, scale=scale
-    )
-    return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+    cut = F.pad(q, (0, 0, 0, pad)).unflatten(2, (blocks, w)).transpose(1, 2).flatten(0, 1)
+    out = F.scaled_dot_product_attention(cut, with_neighbour(k), with_neighbour(v), attn_mask=mask, scale=scale)
+    return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :queries]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridzoo.errors import ConfigError, DataError
+from hybridzoo.errors import ConfigError
 from hybridzoo.eval.metrics.generation import (
     FeatureStatistics,
     frechet_distance,
@@ -138,7 +138,7 @@ def evaluate_generation(
         save_images_npz(samples.images, options.save_npz, samples.labels)
     metrics: dict[str, Metric] = {}
     details: dict[str, Any] = {}
-    real = split_images(reference) if networks else np.zeros((0, 1, 1, 1), np.uint8)
+    real = split_images(reference, samples.images.shape[1:3]) if networks else np.zeros((0, 1, 1, 1), np.uint8)
     for network in networks:
         log(f"features of {network.name}")
         truth = reference_features(network, real, data_sha256)
@@ -224,13 +224,29 @@ def feature_metrics(
     return made
 
 
-def split_images(split: Any) -> np.ndarray:
-    """(N, H, W, C) uint8 images of a split, which must all have one size."""
-    made = [np.asarray(split[i]["image"]) for i in range(len(split))]
-    if len({image.shape for image in made}) != 1:
-        raise DataError("the reference images differ in size: resize them to the size of the samples first")
+def split_images(split: Any, size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W, C) uint8 images of a split at the size (H, W) of the samples, cut as ADM does (`centre_crop`)."""
+    made = [np.asarray(centre_crop(split[i]["image"], size)) for i in range(len(split))]
+    if len({image.ndim for image in made}) != 1:  # some grey, some coloured
+        made = [image if image.ndim == 3 else np.repeat(image[..., None], 3, -1) for image in made]
     images = np.stack(made)
     return images[..., None] if images.ndim == 3 else images
+
+
+def centre_crop(image: Any, size: tuple[int, int]) -> Any:
+    """A PIL image halved (box) while twice too large, resized (bicubic) to cover (H, W), and cut in the middle."""
+    from PIL import Image
+
+    height, width = size
+    image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    if image.size == (width, height):
+        return image
+    while min(image.width / width, image.height / height) >= 2:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def reference_features(network: FeatureNetwork, images: np.ndarray, data_sha256: str) -> np.ndarray:

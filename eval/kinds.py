@@ -22,7 +22,9 @@ FORMAT = 1
 # task of a model -> its Kind
 KINDS = {
     "object-detection": "hybridzoo.eval.detection:DetectionKind",
+    "anomaly-detection": "hybridzoo.eval.anomaly:AnomalyKind",
     "text-generation": "hybridzoo.eval.lm.kind:LanguageKind",
+    "image-generation": "hybridzoo.eval.generation_kind:GenerationKind",
 }
 
 

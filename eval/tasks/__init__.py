@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from hybridzoo.data import data_spec
 from hybridzoo.errors import UnknownNameError, unknown
+from hybridzoo.eval.tasks.anomaly import ANOMALY_TASKS
+from hybridzoo.eval.tasks.generation import GENERATION_TASKS
+from hybridzoo.eval.tasks.generation import LOWER_IS_BETTER as DISTANCES
 from hybridzoo.eval.tasks.language import LANGUAGE_TASKS
 
 TEXT_METRICS = (
@@ -39,6 +42,7 @@ LOWER_IS_BETTER = (
     "ece",
     "nll_calibrated",
     "ece_calibrated",
+    *DISTANCES,
 )
 
 
@@ -55,6 +59,7 @@ class Task:
         primary: the metric that ranks.
         split: the split that is scored.
         version: raised when predictions or scores would change.
+        task: what a model for it does, where that is not what the data's own task says.
     """
 
     name: str
@@ -65,11 +70,12 @@ class Task:
     primary: str
     split: str = "test"
     version: int = 1
+    task: str | None = None
 
     @property
     def kind(self) -> str:
         """`"text-classification"` or `"image-classification"`."""
-        return data_spec(self.data).task
+        return self.task or data_spec(self.data).task
 
 
 def _text(name: str, title: str, data: str, protocol: str, primary: str = "accuracy") -> Task:
@@ -118,7 +124,8 @@ _TASKS = (
     _boxes("lvis_1000", "LVIS v1 validation set, boxes, 1,000 detections", "lvis", "official", LVIS_1000_METRICS),
     _text("vader", "VADER ground truth, three classes", "vader", "80/10/10", "f1_macro"),
 )
-TASKS: dict[str, Task] = {task.name: task for task in (*_TASKS, *(Task(**t) for t in LANGUAGE_TASKS))}
+_MORE = tuple(Task(**values) for values in (*LANGUAGE_TASKS, *GENERATION_TASKS, *ANOMALY_TASKS))
+TASKS: dict[str, Task] = {task.name: task for task in (*_TASKS, *_MORE)}
 
 
 def list_tasks() -> list[str]:
@@ -137,7 +144,7 @@ def load_task(name: str, protocol: str | None = None) -> Task:
     task = TASKS[name]
     if protocol is None or protocol == task.protocol:
         return task
-    same = {t.protocol: t for t in TASKS.values() if t.data == task.data}
+    same = {t.protocol: t for t in TASKS.values() if (t.data, t.kind) == (task.data, task.kind)}
     if protocol not in same:
         raise UnknownNameError(unknown(f"protocol of task {name!r}", protocol, same))
     return same[protocol]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,9 @@ def eval_command(
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id, if not beside the model.")] = None,
     long_text: Annotated[str | None, typer.Option(help="truncate, head_tail or sliding_window.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="key=value of the task's predictor, e.g. cfg_scale=2. Repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the result, name or name.tag.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of results.", show_default="eval/results or results")] = None,
     errors: Annotated[int, typer.Option(help="Detection: draw so many images with the most errors.", min=0)] = 0,
@@ -79,6 +83,7 @@ def eval_command(
             raise ConfigError(f"no tokenizer in {tokenizer} ({str(error).splitlines()[0]})") from error
     if long_text is not None:
         options["long_text"] = long_text
+    options |= _key_values(option or ())
     done = run_task(
         model,
         task,
@@ -134,6 +139,24 @@ def eval_command(
 
         append_row(result, timm_csv)
         typer.echo(f"timm row: {timm_csv}")
+
+
+def _key_values(texts: Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts, the value in YAML."""
+    import yaml
+
+    from hybridzoo.errors import ConfigError
+
+    made: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise ConfigError(f"--option {text!r} is not key=value; example: --option cfg_scale=2.0")
+        try:
+            made[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--option {text!r}: the value is not valid YAML") from error
+    return made
 
 
 def _pictures(done: Any, errors: int) -> list[Path]:

@@ -49,6 +49,6 @@ class TextFeatures:
         mask = batch["attention_mask"].bool()
         features = features * mask.unsqueeze(-1)
         if getattr(self.tokenizer, "padding_side", "right") == "right":  # valid tokens go to the right end
-            order = mask.long().argsort(1, stable=True)
+            order = mask.long().argsort(dim=1, stable=True)
             features = features.gather(1, order.unsqueeze(-1).expand_as(features))
         return features.clone()

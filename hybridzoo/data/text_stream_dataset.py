@@ -90,8 +90,11 @@ class PackedText(Dataset):
     def __init__(
         self, tokenizer: Any, texts: Sequence[str], sequence_length: int, *, masked: bool = True, seed: int = 0
     ):
+        tokens, starts = encode_split(tokenizer, texts)  # in the given order, so that all seeds share what is kept
         order = np.random.default_rng([seed, 1]).permutation(len(texts))
-        self.tokens, self.starts = encode_split(tokenizer, [texts[i] for i in order])
+        documents = np.split(np.arange(len(tokens)), np.flatnonzero(starts)[1:])
+        rows = np.concatenate([documents[i] for i in order])
+        self.tokens, self.starts = tokens[rows], starts[rows]
         self.sequence_length, self.masked, self.seed = sequence_length, masked, seed
         self.count = (len(self.tokens) - sequence_length + 1) // sequence_length
         if self.count < 1:

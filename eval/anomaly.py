@@ -99,15 +99,14 @@ def _errors(images: Mapping[str, tuple[np.ndarray, np.ndarray]], seed: int, resa
             continue
         used += 1
 
-        def metrics(rows: np.ndarray, scores: np.ndarray = scores, labels: np.ndarray = labels) -> dict[str, float]:
-            drawn = {name: rank(scores[rows], labels[rows]) for name, rank in _RANKINGS.items()}
-            return {k: v for k, v in drawn.items()} if not math.isnan(drawn["i_auroc"]) else dict.fromkeys(drawn, 0.0)
+        # Each kind is drawn by itself, so that no draw is without one.
+        def metrics(rows: np.ndarray, data: Any = (scores, labels, normal, strange)) -> dict[str, float]:
+            scores, labels, normal, strange = data
+            cut = len(normal)
+            chosen = np.concatenate([normal[rows[:cut] % cut], strange[rows[cut:] % len(strange)]])
+            return {name: rank(scores[chosen], labels[chosen]) for name, rank in _RANKINGS.items()}
 
-        # Draws keep the number of normal images, so that a draw without one kind does not occur.
-        def stratified(rows: np.ndarray, n: np.ndarray = normal, s: np.ndarray = strange, m: Any = metrics) -> Any:
-            return m(np.concatenate([n[rows[: len(n)] % len(n)], s[rows[len(n) :] % len(s)]]))
-
-        for name, error in bootstrap_errors(stratified, len(labels), seed=seed, resamples=resamples).items():
+        for name, error in bootstrap_errors(metrics, len(labels), seed=seed, resamples=resamples).items():
             total[name] += error**2
     return {name: math.sqrt(v) / used for name, v in total.items()} if used else {}
 

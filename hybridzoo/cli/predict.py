@@ -32,15 +32,21 @@ def predict_command(
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id, if not beside the model.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Of text files; UTF-8 if left out.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Detectors: picture with the boxes, or a folder for those of several images.")
+        Path | None,
+        typer.Option(
+            help="Detectors: picture with the boxes, or a folder for those of several images. Anomaly detectors: "
+            "folder for scores, heat maps and masks."
+        ),
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Detectors: least score; 0.3 if left out.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Detectors: least score, 0.3 if left out; anomalies: the model's own.")
+    ] = None,
     categories: Annotated[
         Path | None, typer.Option(help="Detectors, --format coco: annotation file whose ids are used.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Label texts or images, or detect objects in images.
+    """Label texts or images, or detect objects or anomalies in images.
 
     Inputs that cannot be used (a broken image, an empty text, a row that is not UTF-8) are named on stderr, and stand
     in
@@ -51,6 +57,7 @@ def predict_command(
     hybridzoo predict ./runs/airline tweets.csv --column tweet --format jsonl -o labels.jsonl
     hybridzoo predict iformer_mini photos/ shoe.png
     hybridzoo predict co_detr_mini photo.jpg --out boxes.png
+    hybridzoo predict mambaad_mini photos/ --out maps
     """
     import sys
 
@@ -80,6 +87,21 @@ def predict_command(
             device=device,
             dtype=dtype,
             categories=categories,
+            progress=not quiet and sys.stderr.isatty(),
+        )
+    if built.task == "anomaly-detection" and categories is None and format != "coco":
+        from hybridzoo.cli._predict_anomaly import run as judge
+
+        return judge(
+            built,
+            inputs or [],
+            format=format,
+            output=output,
+            out=out,
+            threshold=threshold,
+            batch_size=min(batch_size, 16),
+            device=device,
+            dtype=dtype,
             progress=not quiet and sys.stderr.isatty(),
         )
     own = {"--out": out, "--threshold": threshold, "--categories": categories}

@@ -22,6 +22,7 @@ from hybridzoo.checkpoint_io import (
     unwrap_state_dict,
 )
 from hybridzoo.errors import CheckpointError, ConfigError, UnknownNameError, unknown
+from hybridzoo.original_folder import is_original, read_original_folder
 from hybridzoo.registry import Family, Model, Weights
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
@@ -346,7 +347,9 @@ def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{shown}/config.json holds a {type(values).__name__}, expected an object")
     model_type = values.get("model_type")
-    family = next((f for f in registry.families().values() if f.model_type == model_type), None)
+    names = {f.model_type: f for f in registry.families().values()}
+    names |= {f.original_model_type: f for f in registry.families().values() if f.original_model_type}
+    family = names.get(model_type)
     if family is None:
         known = ", ".join(f.model_type for f in registry.families().values())
         raise CheckpointError(
@@ -359,6 +362,8 @@ def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
 def _from_folder(folder: Path, options: _Options, shown: str | None = None) -> Any:
     shown = shown or str(folder)
     family, values = _read_config(folder, shown)
+    if is_original(family, values):
+        return _from_published(folder, family, values, options, shown)
     try:
         config = make_config(family.name, _override(values, options.overrides))
     except ConfigError as error:
@@ -373,6 +378,18 @@ def _from_folder(folder: Path, options: _Options, shown: str | None = None) -> A
         local_files_only=True,
     )
     return _place(model, None, options.device)
+
+
+def _from_published(folder: Path, family: Family, values: dict[str, Any], options: _Options, shown: str) -> Any:
+    """A folder as the original's authors published it: their config.json beside their weights."""
+    if options.device_map is not None:
+        raise ConfigError(f"device_map needs a folder of the zoo's own, and {shown} is converted; use device=")
+    values, state = read_original_folder(folder, family, values, shown)
+    config = make_config(family.name, _override(values, options.overrides))
+    model_class = _class_for(family, config)
+    converted = model_class.convert_original(state, config, where=shown)
+    model = model_class(config).load_strict(converted, where=shown, strict=options.strict)
+    return _place(model, common_dtype(state) if options.dtype == "auto" else options.dtype, options.device)
 
 
 def _class_for(family: Family, config: Any) -> Any:

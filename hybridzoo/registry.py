@@ -62,6 +62,7 @@ class Family:
     paper: str
     source: str  # repository of the original implementation, or a sentence that says there is none
     license: str  # of the original implementation
+    original_model_type: str | None = None  # of the original's config.json, where it is not `model_type`
     timm: str | None = None  # module whose import registers the family's backbones with timm
     image_processor: str | None = (
         None  # "module:Class" that AutoImageProcessor and pipelines load, where it is the zoo's

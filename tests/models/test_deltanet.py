@@ -174,3 +174,16 @@ def test_impossible_configurations(change: dict[str, Any], message: str) -> None
 def test_foreign_weights() -> None:
     with pytest.raises(CheckpointError, match="no checkpoint of fla's DeltaNet"):
         load_original("deltanet", {"model.embed_tokens.weight": torch.zeros(1)}, {})
+
+
+def test_published_folder_loads_as_it_is(golden: Golden, tmp_path: Path) -> None:
+    """config.json with fla's model type beside a torch file."""
+    values = {**golden.config, "model_type": "delta_net", "architectures": ["DeltaNetForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    torch.save(golden.weights, tmp_path / "pytorch_model.bin")
+    model = build_model(tmp_path, dtype="auto")
+    ids = golden.values["full.input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, golden.values["full.logits"], **CLOSE)
+    with pytest.raises(ConfigError, match="device_map"):
+        build_model(tmp_path, device_map="cpu")

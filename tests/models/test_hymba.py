@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hybridzoo import build_model, load_original
 from hybridzoo.errors import CheckpointError, ConfigError
@@ -234,3 +234,18 @@ def test_foreign_weights_and_missing_configuration(weights: Any, config: Any) ->
     extra = {**weights, "model.layers.0.mamba.surprise": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="surprise"):
         load_original("hymba", extra, config)
+
+
+def test_published_folder_loads_as_it_is(weights: Any, config: Any, golden: Any, tmp_path: Path) -> None:
+    """config.json and weights as NVIDIA's repository has them, with transformers' own keys."""
+    extra = {"model_type": "hymba", "architectures": ["HymbaForCausalLM"], "auto_map": {"AutoConfig": "x.Y"}}
+    extra |= {"torch_dtype": "float32", "transformers_version": "4.44.0", "conv_dim": {"0": 96}, "v_head_dim": 128}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **extra}))
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    model = build_model(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(model(golden["full.input_ids"]).logits, golden["full.logits"], **CLOSE)
+    assert build_model(tmp_path, decode_window="official").config.decode_window == "official"
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"none of model\.safetensors"):
+        build_model(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridzoo.registry import Family, register_family, register_model
+from hybridzoo.registry import Family, Weights, register_family, register_model
 
 register_family(
     Family(
@@ -18,12 +18,18 @@ register_family(
         paper="https://arxiv.org/abs/2406.06484",
         source="https://github.com/fla-org/flash-linear-attention",
         license="MIT",
+        original_model_type="delta_net",
     )
 )
 
 
-def _register(name: str, summary: str, **config: Any) -> None:
-    register_model(name, family="deltanet", config=config, summary=summary)
+def _register(name: str, summary: str, tags: dict[str, Weights] | None = None, **config: Any) -> None:
+    register_model(name, family="deltanet", config=config, summary=summary, tags=tags)
+
+
+def _published(repository: str) -> dict[str, Weights]:
+    address = f"https://huggingface.co/{repository}"
+    return {"fla_100b": Weights(uri=f"hf-hub:{repository}", license="see the repository's card", source=address)}
 
 
 def _sliding(layers: int, heads: int, window: int) -> dict[str, Any]:
@@ -68,7 +74,12 @@ _SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 for _size, (_config, _heads, _window) in _SIZES.items():
     _layers = _config.get("num_hidden_layers", 24)
-    _register(f"deltanet_{_size}", "DeltaNet", **_config)
+    _register(
+        f"deltanet_{_size}",
+        "DeltaNet",
+        tags=_published("fla-hub/delta_net-1.3B-100B") if _size == "1_3b" else None,
+        **_config,
+    )
     _register(
         f"deltanet_swa_{_size}",
         f"DeltaNet, every other layer sliding-window attention over {_window}",
@@ -84,6 +95,7 @@ for _size, (_config, _heads, _window) in _SIZES.items():
 _register(
     "deltanet_2_7b",
     "DeltaNet 2.7B; widths inferred from its number of parameters",
+    tags=_published("fla-hub/delta_net-2.7B-100B"),
     hidden_size=2560,
     num_hidden_layers=32,
     num_heads=20,

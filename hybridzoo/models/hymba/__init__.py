@@ -49,10 +49,9 @@ def _config(width: int, depth: int, middle: int, heads: int, kv_heads: int, hidd
 
 _PUBLISHED = {
     tag: Weights(
-        uri=f"hf-hub:nvidia/Hymba-1.5B-{name}:model.safetensors",
+        uri=f"hf-hub:nvidia/Hymba-1.5B-{name}",
         license="NVIDIA Open Model License",
         source=f"https://huggingface.co/nvidia/Hymba-1.5B-{name}",
-        original=True,
     )
     for tag, name in (("nvidia_base", "Base"), ("nvidia_instruct", "Instruct"))
 }

@@ -91,6 +91,11 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 
+def is_original_config(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is NVIDIA's, whose model_type is the same as ours."""
+    return "num_mamba" in values or "attn_implementation_new" in values
+
+
 def config_from_original(config: Mapping[str, Any] | None, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Values of `HymbaConfig` from the original's configuration.
 

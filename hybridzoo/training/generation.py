@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,25 +90,20 @@ def build_datasets(recipe: Recipe, bundle: Any, model: Any) -> tuple[Dataset, Da
     train, validation = bundle["train"], bundle.splits.get("validation")
     if type(model).task == TOKENIZE:
         return _pixels(recipe, train, model), None if validation is None else _plain_pixels(validation, model)
-    grid = model.config.grid_size**2
-    if train.kind == "codes":
-        parts = [None if s is None else stored_codes(s, grid) for s in (train, validation)]
-    else:
-        hflip = recipe.training.augment.hflip > 0
-        tokenizer = load_tokenizer(model.config)
-        parts = [encode_split(tokenizer, train, hflip=hflip)]
-        parts.append(None if validation is None else encode_split(tokenizer, validation))
-    for split, codes in zip((train, validation), parts):
-        if codes is not None:
-            _check_codes(codes, model.config, bundle.info.name, len(split))
-    seed = recipe.training.seed
-    learn, check = model.masking(), model.masking(training=False)
-    train_set = CodeDataset(parts[0], train.labels, learn, seed, texts=_texts(train, model.config))
-    if validation is None:
-        return train_set, None
-    return train_set, CodeDataset(
-        parts[1], validation.labels, check, _VALIDATION_SEED, fixed=True, texts=_texts(validation, model.config)
-    )
+    config = model.config
+    tokenizer = None if train.kind == "codes" else load_tokenizer(config)
+
+    def dataset(split: Any, training: bool) -> CodeDataset:
+        if tokenizer is None:
+            codes = stored_codes(split, config.grid_size**2)
+        else:
+            codes = encode_split(tokenizer, split, hflip=training and recipe.training.augment.hflip > 0)
+        _check_codes(codes, config, bundle.info.name, len(split))
+        seed = recipe.training.seed if training else _VALIDATION_SEED
+        masking = model.masking(training=training)
+        return CodeDataset(codes, split.labels, masking, seed, fixed=not training, texts=_texts(split, config))
+
+    return dataset(train, True), None if validation is None else dataset(validation, False)
 
 
 def load_tokenizer(config: Any) -> Any:
@@ -193,10 +189,12 @@ def _check_codes(codes: torch.Tensor, config: Any, name: str, count: int) -> Non
 
 
 def _texts(split: Any, config: Any) -> Callable[[int], torch.Tensor] | None:
-    content = getattr(split, "content", None)
-    if getattr(content, "texts", None) is None:
-        return None
-    return lambda index: torch.from_numpy(content.text_features(index)[: config.text_length])
+    content: Any = getattr(split, "content", None)
+    return None if getattr(content, "texts", None) is None else partial(_features, content, config.text_length)
+
+
+def _features(content: Any, length: int, index: int) -> torch.Tensor:
+    return torch.from_numpy(content.text_features(index)[:length])
 
 
 def _pixels(recipe: Recipe, split: Any, model: Any) -> Dataset:

@@ -180,21 +180,21 @@ def lite0(tmp_path, monkeypatch):
 
 
 def test_evaluation_writes_a_result_that_can_be_scored_again(folders, lite0, tmp_path):
-    options = {"count": 20, "steps": 2, "cfg_scale": 1.5, "efflite_weights": lite0}
+    options = {"count": 10, "steps": 2, "cfg_scale": 1.5, "efflite_weights": lite0}
     done = run_task(
-        str(folders / "model"), "fashion_mnist_mini_generation", limit=20, device="cpu", out=tmp_path / "r", **options
+        str(folders / "model"), "fashion_mnist_mini_generation", limit=10, device="cpu", out=tmp_path / "r", **options
     )
     metrics = done.result.metrics
     assert list(metrics)[:5] == ["fd_efflite", "kd_efflite", "precision_efflite", "recall_efflite", "class_accuracy"]
     assert "fid" not in metrics
     assert done.result.model.settings["cfg_scale"] == 1.5
-    assert len(done.predictions.rows) == 21
+    assert len(done.predictions.rows) == 11
     assert rescore(done.path) == metrics
     # the records are the samples: the same codes, and the classifier's own answers
     right = [row["predicted"] == row["label"] for row in done.predictions.rows if row["id"] != "set"]
     assert metrics["class_accuracy"].value == pytest.approx(100 * np.mean(right))
     document = json.loads(done.path.read_text())
-    assert document["details"]["samples"] == 20
+    assert document["details"]["samples"] == 10
     assert str(tmp_path) not in done.path.read_text()
 
 

@@ -1,0 +1,57 @@
+"""A tokenizer and a model of its codes through `train`, from recipe to folder to images."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hybridzoo import build_model
+from hybridzoo.errors import ConfigError
+from hybridzoo.inference.image_generation import ImageGenerator
+from hybridzoo.training import load_recipe
+from hybridzoo.training.run import train
+
+QUICK = [
+    "data.name=fashion_mnist_mini",
+    "data.options={limit: 40}",
+    "training.epochs=2",
+    "training.warmup_epochs=0",
+    "training.batch_size=10",
+    "training.num_workers=0",
+    "training.eval_every=1",
+    "training.save_every=0",
+]
+SMALL = ["model.config.num_layers=2", "model.config.hidden_size=32", "model.config.d_state=4"]
+
+
+def test_from_tokenizer_to_images(tmp_path):
+    tokenizer = [*QUICK, "model.config.z_channels=8", "model.config.codebook_size=32"]
+    first = train(load_recipe("maskmamba/tokenizer_fashion_mnist_mini", tokenizer), tmp_path / "vq")
+    assert first.status == "finished"
+    assert first.step == 8
+    assert 0 < first.metrics["codebook_usage"] <= 1
+    model = [*QUICK, *SMALL, f"model.config.tokenizer={tmp_path / 'vq'}", "model.config.codebook_size=32"]
+    second = train(load_recipe("maskmamba/fashion_mnist_mini", model), tmp_path / "model")
+    assert second.metrics.keys() == {"loss", "accuracy"}
+    losses = [json.loads(line) for line in (tmp_path / "model" / "log.jsonl").read_text().splitlines()]
+    checked = [entry["eval_loss"] for entry in losses if "eval_loss" in entry]
+    assert len(checked) >= 2
+    assert checked[-1] < checked[0]
+    built = build_model(tmp_path / "model")
+    assert built.config.id2label[8] == "Bag"
+    assert len(ImageGenerator(built, device="cpu")(["Bag"], steps=2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.label_smoothing=0.1"], "label_smoothing is for classifiers"),
+        (["data.name=vader"], "learns from images or codes"),
+        (["evaluation.metric=f1_macro"], "metric 'f1_macro'"),
+        (["model.config.num_labels=7"], "num_labels=7"),
+    ],
+)
+def test_recipes_that_mean_nothing_are_named(overrides, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        train(load_recipe("maskmamba/fashion_mnist_mini", [*QUICK[:1], *overrides]), tmp_path)

@@ -64,6 +64,14 @@ def test_mvtec_layout(name, tmp_path):
         assert only.info.track == "subset"
 
 
+def test_a_set_to_test_on_needs_no_train_folder(tmp_path):
+    import shutil
+
+    mvtec(tmp_path, ("bolt",))
+    shutil.rmtree(tmp_path / "bolt" / "train")
+    assert load_data("texture_ad", root=tmp_path).info.sizes == {"test": 6}
+
+
 def test_btad_calls_the_normal_folder_ok(tmp_path):
     data = load_data("btad", root=mvtec(tmp_path, ("01",), "ok", ("ko",)))
     assert facts(data["test"]) == {("01", "good", 0), ("01", "ko", 1)}

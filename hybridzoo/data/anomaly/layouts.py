@@ -56,14 +56,16 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path], where: str) -> lis
 def mvtec(root: Path, classes: Sequence[str] | None = None) -> Parts:
     """`<class>/train/good`, `<class>/test/<good or defect>`, `<class>/ground_truth/<defect>`: MVTec-AD, MPDD, medical.
 
-    BTAD calls the normal folder `ok`.
+    BTAD calls the normal folder `ok`. A set to test on may be without train folders.
     """
     parts: Parts = {"train": {}, "test": {}}
-    for folder in _class_folders(root, classes, lambda p: (p / "train").is_dir()):
+    for folder in _class_folders(root, classes, lambda p: (p / "train").is_dir() or (p / "test").is_dir()):
         name = folder.name
         for split in parts:
+            if not (folder / split).is_dir():
+                continue
             entries: list[Entry] = []
-            for kind in _folders(folder / split) if (folder / split).is_dir() else ():
+            for kind in _folders(folder / split):
                 found, good = images_in(kind), kind.name.lower() in NORMAL_FOLDERS
                 truth = images_in(folder / "ground_truth" / kind.name)
                 masks = pair_masks(found, truth, f"{name}/{split}/{kind.name}") if truth and not good else None

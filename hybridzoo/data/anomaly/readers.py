@@ -41,18 +41,19 @@ def make_raw(
 ) -> Raw:
     """Splits of entries, checked; the classes follow each other."""
     given = {split: [e for entries in of.values() for e in entries] for split, of in parts.items()}
-    splits = {split: AnomalySplit(entries, root) for split, entries in given.items() if entries or split == "train"}
+    # an empty train part is an error; a set to test on has none at all
+    splits = {split: AnomalySplit(e, root) for split, e in given.items() if e or (split == "train" and parts[split])}
     missing = [e.img_path for s in splits.values() for e in s.entries if not (root / e.img_path).is_file()]
     missing += [
         e.mask_path for s in splits.values() for e in s.entries if e.mask_path and not (root / e.mask_path).is_file()
     ]
     if missing:
         raise DataError(f"{name}: {len(missing)} listed files are missing below {root}, the first is {missing[0]}")
-    check_split(name, splits["train"], splits.get("test"))
+    check_split(name, splits.get("train"), splits.get("test"))
     share = float(options.get("validation", 0.0))
     if not 0 <= share < 1:
         raise DataError(f"validation={share} must be a share of the normal training images, 0 or more and below 1")
-    if share:
+    if share and "train" in splits:
         splits = {**hold_out(splits["train"], share, seed), **{k: v for k, v in splits.items() if k != "train"}}
     notes = () if all(s.has_masks for s in splits.values()) else ("anomalous images without masks: image metrics only",)
     return Raw(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridzoo.models.mambaad.variants import MINI, RESNET34, TEST
+from hybridzoo.models.mambaad.variants import LITE0, MINI, RESNET34, TEST
 from hybridzoo.registry import Family, Weights, register_family, register_model
 
 _HERE = "hybridzoo.models.mambaad"
@@ -48,6 +48,9 @@ register_model(
         )
         for tag, (path, name, (image, pixel, pro)) in _PUBLISHED.items()
     },
+)
+register_model(
+    "mambaad_lite0", family="mambaad", config=LITE0, summary="EfficientNet-Lite0 teacher, 256 pixels, smaller decoder"
 )
 register_model("mambaad_test", family="mambaad", config=TEST, summary="tiny random network for tests")
 register_model(

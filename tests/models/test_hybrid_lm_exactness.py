@@ -219,3 +219,25 @@ def test_a_reset_cache_starts_again(model: Any) -> None:
         feed(model, ids.flip(1), [7, 1, 1], cache)
         cache.reset()
         close(feed(model, ids, [9] + [1] * (T - 9), cache)[0], full)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@torch.no_grad()
+def test_a_replayed_step_needs_nothing_from_the_host(model: Any, ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph does, on the CPU: every step runs with the host's counters of the first one."""
+    ids = tokens(model)
+    mask = torch.ones(2, 8, dtype=torch.long)
+    expected = model(ids).logits
+    if ragged:
+        mask[1, :3] = 0
+        expected[1:, 3:] = model(ids[1:, 3:]).logits
+    cache = model.new_cache(2, T)
+    model(ids[:, :8], attention_mask=mask, past_key_values=cache)
+    addresses = [t.data_ptr() for state in cache.states for t in state.values()]
+    monkeypatch.setattr("hybridzoo.layers.causal_lm._capturing", lambda: True)
+    columns, past = cache.columns, cache.past
+    for i in range(8, T):
+        cache.columns, cache.past = columns, past
+        close(model(ids[:, i : i + 1], past_key_values=cache).logits, expected[:, i : i + 1])
+    assert [t.data_ptr() for state in cache.states for t in state.values()] == addresses
+    assert cache.lengths.flatten().tolist() == [model.model.spec.num_meta_tokens + n for n in (T, T - 3 * ragged)]

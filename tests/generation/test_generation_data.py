@@ -11,6 +11,7 @@ from PIL import Image
 
 from hybridzoo import build_model
 from hybridzoo.data import load_data
+from hybridzoo.data.readers.codes import write_class_codes
 from hybridzoo.errors import ConfigError, DataError
 from hybridzoo.models.maskmamba.masking import Masking
 from hybridzoo.training.generation import CodeDataset, build_datasets, encode_split, load_tokenizer
@@ -61,6 +62,16 @@ def test_class_codes_in_order(class_codes):
     assert (len(held["train"]), len(held["validation"])) == (8, 4)
     assert not set(held["train"].ids) & set(held["validation"].ids)
     assert len(load_data("llamagen_codes", root=class_codes, num_classes=3, limit=5)["train"]) == 5
+
+
+def test_written_codes_are_read_again(tmp_path):
+    codes = torch.randint(64, (11, 2, GRID), generator=torch.Generator().manual_seed(0))
+    write_class_codes(tmp_path, codes, [i % 3 for i in range(11)], name="mine40")
+    train = load_data("llamagen_codes", root=tmp_path, num_classes=3)["train"]
+    assert np.array_equal(np.stack([train[i]["codes"] for i in range(11)]), codes)
+    assert train.labels == [i % 3 for i in range(11)]
+    with pytest.raises(DataError, match="ends in a number"):
+        write_class_codes(tmp_path, codes, [0] * 11, name="mine")
 
 
 def test_broken_codes_are_named(class_codes):

@@ -76,6 +76,32 @@ def read_class_codes(root: Path, protocol: str, seed: int, options: dict[str, An
     return _raw(root, files, labels, CodeFiles(files), names, seed, options)
 
 
+def write_class_codes(root: str | Path, codes: Any, labels: Sequence[int], *, name: str = "images256") -> None:
+    """Write codes in the layout that `read_class_codes` reads.
+
+    Args:
+        root: the folder; `NAME_codes` and `NAME_labels` are made in it.
+        codes: (N, versions, tokens) integers, e.g. of `hybridzoo.training.generation.encode_split`.
+        labels: (N,) classes.
+        name: ends in a number, the image side.
+
+    Raises:
+        DataError: shapes or a name that do not fit.
+    """
+    codes = np.asarray(codes)
+    if codes.ndim != 3 or len(codes) != len(labels) or not CLASS_FOLDERS.fullmatch(f"{name}_codes"):
+        raise DataError(
+            f"expected (N, versions, tokens) codes, N labels and a name that ends in a number; got {codes.shape}, "
+            f"{len(labels)} and {name!r}"
+        )
+    folders = [Path(root) / f"{name}_codes", Path(root) / f"{name}_labels"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    for i, (row, label) in enumerate(zip(codes, labels)):
+        np.save(folders[0] / f"{i}.npy", row[None])
+        np.save(folders[1] / f"{i}.npy", np.array([label]))
+
+
 def read_text_codes(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """Codes beside features of texts; see `code_sets.SPECS`."""
     if not (root / "codes").is_dir() or not (root / "texts").is_dir():

@@ -66,7 +66,7 @@ class Sizes:
     defects: int
 
 
-FULL = Sizes(side=256, train=120, validation=20, good=40, defects=16)
+FULL = Sizes(side=256, train=120, validation=0, good=40, defects=16)
 MINI = Sizes(side=128, train=96, validation=16, good=32, defects=12)
 # rows and columns of the source picture: train above validation in the left half, test in the right half
 REGIONS = {"train": (0, 352, 0, 256), "validation": (352, 512, 0, 256), "test": (0, 512, 256, 512)}

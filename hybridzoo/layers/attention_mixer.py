@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from hybridzoo.layers.fused import fused
+from hybridzoo.layers.fused import fused, rotated_pair
 from hybridzoo.layers.kv import extend_kv
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, choose, require
 from hybridzoo.layers.norms import HeadRMSNorm
@@ -87,6 +87,13 @@ def turn(x: Tensor, rotary: Rotary | None, ctx: MixerContext) -> Tensor:
     return fused(rotate, x, cos, sin) if x.shape[2] == 1 else rotate(x, cos, sin)
 
 
+def turn_pair(q: Tensor, k: Tensor, rotary: Rotary | None, ctx: MixerContext) -> tuple[Tensor, Tensor]:
+    """`turn` for queries and keys of the same positions."""
+    if rotary is None or q.shape[2] != 1 or ctx.cu_seqlens is not None:
+        return turn(q, rotary, ctx), turn(k, rotary, ctx)
+    return fused(rotated_pair, q, k, *ctx.rope(rotary))
+
+
 def head_norm(kind: str, width: int, heads: int) -> HeadRMSNorm | None:
     """The norm that `qk_norm` names."""
     choose("qk_norm", kind, QK_NORMS)
@@ -125,14 +132,14 @@ class AttentionMixer(Mixer):
 
     def forward(self, x: Tensor, ctx: MixerContext, state: State | None = None, kv: KV | None = None) -> MixerOutput:
         q = split_heads(self.q_proj(x), self.heads, ctx)
-        q = turn(q if self.q_norm is None else self.q_norm(q), self.rotary, ctx)
+        q = q if self.q_norm is None else self.q_norm(q)
         if self.k_proj is not None and self.v_proj is not None:
             k = split_heads(self.k_proj(x), self.groups, ctx)
-            k = turn(k if self.k_norm is None else self.k_norm(k), self.rotary, ctx)
+            q, k = turn_pair(q, k if self.k_norm is None else self.k_norm(k), self.rotary, ctx)
             v = split_heads(self.v_proj(x), self.groups, ctx)
             kv, state = extend_kv(state, k, v, self.window, ctx)
         else:
-            state = {} if ctx.return_state else None
+            q, state = turn(q, self.rotary, ctx), {} if ctx.return_state else None
         assert kv is not None
         y = hybrid_attention(q, kv.k.to(q.dtype), kv.v.to(q.dtype), kv.plan)
         return MixerOutput(self.o_proj(merge_heads(y, ctx)), state, kv)

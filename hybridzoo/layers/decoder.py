@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hybridzoo.layers.decoder_spec import DecoderSpec
+from hybridzoo.layers.fused import added_and_normalised, fused
 from hybridzoo.layers.gated_mlp import GatedMLP
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, mixer_class
 from hybridzoo.layers.norms import RMSNorm
@@ -48,8 +49,13 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, ctx: MixerContext, state: State | None, kv: KV | None) -> MixerOutput:
         """(B, T, D) -> (B, T, D), with the mixer's state and keys and values."""
         out = self.mixer(self.mixer_norm(x), ctx, state, kv)
-        x = x + out.y
-        if self.mlp is not None and self.mlp_norm is not None:
+        if self.mlp is None or self.mlp_norm is None:
+            x = x + out.y
+        elif x.shape[1] == 1 and self.mlp_norm.round_first:
+            x, normed = fused(added_and_normalised, x, out.y, self.mlp_norm.weight, self.mlp_norm.eps)
+            x = x + self.mlp(normed)
+        else:
+            x = x + out.y
             x = x + self.mlp(self.mlp_norm(x))
         return MixerOutput(x, out.state, out.kv)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridzoo.layers.rotary import rotate
 from hybridzoo.ops.dispatch import machine_obstacle
 
 ENABLED = os.environ.get("HYBRIDZOO_FUSED", "1") != "0"
@@ -28,7 +29,12 @@ def fused(fn: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         fn: a function of tensors, without data-dependent branches.
         x: its first argument, (B, 1, ...) or (B, ...) of a decoding step.
     """
-    if not (ENABLED and x.is_cuda) or torch.is_grad_enabled() or torch.compiler.is_compiling() or machine_obstacle("triton:jit"):
+    if (
+        not (ENABLED and x.is_cuda)
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or machine_obstacle("triton:jit")
+    ):
         return fn(x, *args, **kwargs)
     if fn not in _compiled:
         _compiled[fn] = torch.compile(fn)
@@ -49,3 +55,19 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) rounded, times the weight."""
     return (F.rms_norm(x, (x.shape[-1],), None, eps) * weight).to(x.dtype)
+
+
+def three_normalised(a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> Any:
+    """`normalised` of three tensors."""
+    return normalised(a, weights[0], eps), normalised(b, weights[1], eps), normalised(c, weights[2], eps)
+
+
+def added_and_normalised(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + y, and that `normalised`."""
+    total = x + y
+    return total, normalised(total, weight, eps)
+
+
+def rotated_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k turned by the same tables (see `rotary.rotate`)."""
+    return rotate(q, cos, sin), rotate(k, cos, sin)

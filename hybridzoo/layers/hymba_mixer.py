@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hybridzoo.layers.attention_mixer import AttentionOptions, head_norm, merge_heads, rope_of, split_heads, turn
+from hybridzoo.layers.attention_mixer import (
+    AttentionOptions,
+    head_norm,
+    merge_heads,
+    rope_of,
+    split_heads,
+    turn,
+    turn_pair,
+)
 from hybridzoo.layers.fused import fused, mean_of_norms
 from hybridzoo.layers.kv import extend_kv
 from hybridzoo.layers.mamba_mixer import MambaOptions, ssm_of
@@ -78,12 +86,14 @@ class HymbaMixer(Mixer):
     def forward(self, x: Tensor, ctx: MixerContext, state: State | None = None, kv: KV | None = None) -> MixerOutput:
         parts = self.in_proj(x).split(self.parts, -1)
         q = split_heads(parts[0], self.heads, ctx)
-        q = turn(q if self.q_norm is None else self.q_norm(q), self.rotary, ctx)
+        q = q if self.q_norm is None else self.q_norm(q)
         kv_state: State | None = {} if ctx.return_state else None
         if self.owns_kv:
             k = split_heads(parts[1], self.groups, ctx)
-            k = turn(k if self.k_norm is None else self.k_norm(k), self.rotary, ctx)
+            q, k = turn_pair(q, k if self.k_norm is None else self.k_norm(k), self.rotary, ctx)
             kv, kv_state = extend_kv(state, k, split_heads(parts[2], self.groups, ctx), self.window, ctx)
+        else:
+            q = turn(q, self.rotary, ctx)
         assert kv is not None
         attention = merge_heads(hybrid_attention(q, kv.k.to(q.dtype), kv.v.to(q.dtype), kv.plan), ctx)
         y, ssm_state = self.ssm(parts[-2], parts[-1], ctx, state)

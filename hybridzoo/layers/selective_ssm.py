@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from hybridzoo.layers.fused import fused
+from hybridzoo.layers.fused import fused, three_normalised
 from hybridzoo.layers.mixer import MixerContext, MixerInfo, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
 from hybridzoo.layers.short_conv import ShortConv
@@ -92,7 +92,11 @@ class SelectiveSSM(nn.Module):
         u, conv = self.conv1d(x, ctx, None if state is None else state["conv"])
         dt, B, C = self.x_proj(u).split(self.sizes, -1)
         if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
-            dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
+            if x.shape[1] == 1 and self.dt_norm.round_first:
+                weights = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
+                dt, B, C = fused(three_normalised, dt, B, C, weights, self.dt_norm.eps)
+            else:
+                dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
         dt = nn.functional.linear(dt, self.dt_proj.weight.to(dt.dtype))  # its bias joins inside the scan, in fp32
         if ctx.valid is not None and ctx.return_state:
             dt = dt.masked_fill(~ctx.valid.unsqueeze(2), _NO_STEP)

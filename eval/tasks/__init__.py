@@ -4,6 +4,7 @@ tasks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hybridzoo.data import data_spec
@@ -11,7 +12,7 @@ from hybridzoo.errors import UnknownNameError, unknown
 from hybridzoo.eval.tasks.anomaly import ANOMALY_TASKS
 from hybridzoo.eval.tasks.generation import GENERATION_TASKS
 from hybridzoo.eval.tasks.generation import LOWER_IS_BETTER as DISTANCES
-from hybridzoo.eval.tasks.language import LANGUAGE_TASKS
+from hybridzoo.eval.tasks.language import LANGUAGE_TASKS, harness_task
 
 TEXT_METRICS = (
     "accuracy",
@@ -139,6 +140,8 @@ def load_task(name: str, protocol: str | None = None) -> Task:
     Raises:
         UnknownNameError: no such task, or no task on its data with this protocol.
     """
+    if re.fullmatch(r"lm_eval_\w+_\d+shot", name):
+        return Task(**harness_task(name))
     if name not in TASKS:
         raise UnknownNameError(unknown("task", name, TASKS, f"(tasks: {', '.join(sorted(TASKS))})"))
     task = TASKS[name]

@@ -30,6 +30,20 @@ def _cloze(name: str, title: str) -> dict[str, Any]:
     }
 
 
+def harness_task(name: str) -> dict[str, Any]:
+    """The task behind `lm_eval_<task>_<n>shot`, the name of results of lm-evaluation-harness."""
+    task, _, shots = name.removeprefix("lm_eval_").rpartition("_")
+    return {
+        "name": name,
+        "title": f"{task}, {shots.removesuffix('shot')}-shot, lm-evaluation-harness",
+        "data": "lm_eval",
+        "protocol": f"lm-evaluation-harness, {shots.removesuffix('shot')}-shot",
+        "metrics": (),
+        "primary": "acc",
+        "task": "text-generation",
+    }
+
+
 LANGUAGE_TASKS: tuple[dict[str, Any], ...] = (
     _text("austen_mini", "Austen's novels, 13 held-out chapters", "austen_mini", "90/5/5"),
     _text("zoo_mix", "English of registry packages, held-out documents", "zoo_mix", "98/1/1"),

@@ -62,11 +62,14 @@ def eval_command(
     hybridzoo eval iformer_mini fashion_mnist_mini
     hybridzoo eval ./runs/my_model imdb --protocol paper --root data/sentiment
     hybridzoo eval baseline:tfidf_lr vader
+    hybridzoo eval hymba_1_5b.nvidia_base lm_eval:hymba_base --dtype bfloat16
+    hybridzoo eval ./runs/my_lm lm_eval:hellaswag,mmlu@5 --limit 100
     """
     import sys
 
     from hybridzoo.cli._table import text_table
     from hybridzoo.cli._warnings import plain_warnings
+    from hybridzoo.errors import ConfigError
     from hybridzoo.eval.harness import run_task
     from hybridzoo.eval.metrics.plots import save_confusion_matrix
 
@@ -75,8 +78,6 @@ def eval_command(
     if tokenizer is not None:
         from transformers import AutoTokenizer
 
-        from hybridzoo.errors import ConfigError
-
         try:
             options["tokenizer"] = AutoTokenizer.from_pretrained(tokenizer)
         except (OSError, ValueError) as error:
@@ -84,6 +85,12 @@ def eval_command(
     if long_text is not None:
         options["long_text"] = long_text
     options |= _key_values(option or ())
+    if task.startswith("lm_eval:"):
+        for key, given in (("--root", root), ("--protocol", protocol), ("--calibrate", calibrate)):
+            if given:
+                raise ConfigError(f"{key} is not for lm_eval: tasks; --option include_path=FOLDER adds tasks")
+        _lm_eval(model, task, out or default_out(), options, limit, batch_size, device, dtype, seed, name)
+        return
     done = run_task(
         model,
         task,
@@ -168,6 +175,37 @@ def _pictures(done: Any, errors: int) -> list[Path]:
     if kind is None or done.path is None:
         return []
     return kind.pictures(done.predictions, done.result, done.path.with_suffix(""), done.bundle, errors)
+
+
+def _lm_eval(
+    model: str,
+    task: str,
+    out: Path,
+    options: dict[str, Any],
+    limit: int | None,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    seed: int,
+    name: str | None,
+) -> None:
+    """Tasks of lm-evaluation-harness: one table and one result file each."""
+    from hybridzoo.cli._table import text_table
+    from hybridzoo.errors import ConfigError, unknown
+    from hybridzoo.eval.lm.results import run_lm_eval
+
+    known = ("include_path", "num_fewshot", "max_length", "tokenizer")
+    for key in options:
+        if key not in known:
+            raise ConfigError(unknown("option of lm_eval", key, known))
+    sizes: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "dtype": dtype, "seed": seed}
+    rows = []
+    for result, path in run_lm_eval(model, task, out=out, name=name, **sizes, **options):
+        for metric, m in result.metrics.items():
+            error = None if m.stderr is None else f"{m.stderr:.2g}"
+            rows.append((result.task.name.removeprefix("lm_eval_"), metric, f"{m.value:.4g}", error, m.unit))
+        typer.echo(f"result: {path}")
+    typer.echo(text_table(("task", "metric", "value", "+-", "unit"), rows, right=(2, 3)))
 
 
 def default_out() -> Path:

@@ -102,3 +102,60 @@ def test_without_the_harness_the_error_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"hybridzoo\[lm\]"):
         task_manager()
+
+
+def test_the_command_writes_results_that_can_be_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lm_eval", reason="needs the extra lm")
+    from typer.testing import CliRunner
+
+    from hybridzoo.cli import app
+    from hybridzoo.eval import Result, rescore
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"Q{i}: the", "choices": ["cat", "dog"], "answer": i % 2} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "zoo_choice.yaml").write_text(TASK.format(path=tmp_path / "rows.jsonl"))
+    folder = tmp_path / "model"
+    build_model("hybrid_lm_test", vocab_size=259, bos_token_id=1, eos_token_id=2).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    words = [
+        "eval",
+        str(folder),
+        "lm_eval:zoo_choice",
+        "--option",
+        f"include_path={tmp_path}",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    run = CliRunner().invoke(app, [*words, "--limit", "4", "--batch-size", "2"])
+    assert run.exit_code == 0, run.output + str(run.exception)
+    (path,) = (tmp_path / "out").rglob("*.json")
+    assert path.parts[-3:-1] == ("lm_eval_zoo_choice_0shot", "model")
+    result = Result.from_json(path)
+    assert (result.track, result.task.dataset.n_used, result.task.dataset.n_total) == ("subset", 4, 6)
+    assert result.task.protocol == "lm-evaluation-harness, 0-shot"
+    assert rescore(path)["acc"].value == result.metrics["acc"].value
+    for more, message in (
+        (["--root", "x"], "--root is not for"),
+        (["--option", "shots=3"], "option of lm_eval 'shots'"),
+    ):
+        run = CliRunner().invoke(app, [*words, *more])
+        assert run.exit_code != 0
+        assert message in str(run.exception)
+
+
+def test_perplexities_are_scored_again_from_log_likelihoods():
+    import math
+
+    from hybridzoo.eval.lm.results import rescore_samples
+
+    rows = [
+        {"word_perplexity": [-6.0, 2], "perplexity": -1.0, "acc": 1.0},
+        {"word_perplexity": [-3.0, 1], "perplexity": -3.0, "acc": 0.0},
+    ]
+    found = rescore_samples(rows, ["word_perplexity", "perplexity", "acc"])
+    assert found["word_perplexity"].value == pytest.approx(math.exp(3))
+    assert found["perplexity"].value == pytest.approx(math.exp(2))
+    assert (found["acc"].value, found["acc"].unit) == (50.0, "%")
+    with pytest.raises(ConfigError, match="no values of 'f1'"):
+        rescore_samples(rows, ["f1"])

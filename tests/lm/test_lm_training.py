@@ -23,25 +23,7 @@ from hybridzoo.training.language_modeling import Batching, split_options
 from hybridzoo.training.schedule import make_schedule
 
 ROOT = Path(__file__).parents[2]
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "the",
-    "dog",
-    "ran",
-    "to",
-    "the",
-    "old",
-    "tree",
-    "by",
-    "the",
-    "river",
-]
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "tree", "by", "river"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hybridzoo import build_model
 from hybridzoo.cli import app
 from hybridzoo.data import load_data
-from hybridzoo.errors import ConfigError, DataError
+from hybridzoo.errors import ConfigError
 from hybridzoo.eval import evaluate, load_task
 from hybridzoo.eval.anomaly import score_records
 from hybridzoo.eval.harness import rescore, run_task
@@ -205,14 +205,16 @@ def test_classes_without_a_metric_are_left_out_and_named():
         (["evaluation.metric=accuracy"], "metric"),
     ],
 )
-def test_recipes_that_cannot_be(changes, match, images, tmp_path):
-    base = ["model.name=mambaad_test", "model.backbone=x.pth", f"data.root={images}", "training.num_workers=0"]
-    with pytest.raises((ConfigError, DataError), match=match):
-        from hybridzoo.training.objectives import objective_of
+def test_recipes_that_cannot_be(changes, match, images):
+    from hybridzoo.training.objectives import objective_of
 
-        recipe = load_recipe("mambaad/folder", base + changes)
-        objective = objective_of(recipe)
-        objective.datasets(objective.load(), build_model("mambaad_test"), None)
+    def datasets():
+        base = ["model.name=mambaad_test", "model.backbone=x.pth", f"data.root={images}", "training.num_workers=0"]
+        objective = objective_of(load_recipe("mambaad/folder", base + changes))
+        return objective.datasets(objective.load(), build_model("mambaad_test"), None)
+
+    with pytest.raises(ConfigError, match=match):
+        datasets()
 
 
 def test_data_of_another_task_is_refused():

@@ -1,0 +1,240 @@
+"""Speed of MambaAD: inference to the smoothed anomaly map, and whole training steps, beside another implementation.
+
+A rival is a module that takes images (B, 3, H, W) and returns the teacher's and the student's maps, as the original's
+`MAMBAAD` does; loss and map are computed from them as for ours (on the device: the original smooths with scipy on the
+host, which is left out to its favour). Weights and images are random. A training step is forward, loss, backward,
+clipping and an AdamW update.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.bench.timing import measure
+from hybridzoo.errors import ConfigError, unknown
+
+MODES = ("infer", "train")
+DTYPES = ("fp32", "tf32", "amp")
+LOSS_WEIGHT, SIGMA, CLIP_NORM = 5.0, 4.0, 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaADSettings:
+    """How to measure.
+
+    Args:
+        mode: "infer" or "train".
+        dtype: "fp32" (no TF32), "tf32", or "amp" (fp32 weights, bf16 autocast).
+        batch_size: images a call.
+        side: of the images.
+        backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
+        compile: through `torch.compile` with this mode; None is eager.
+        seconds: about how long each measurement lasts.
+        device: where.
+    """
+
+    mode: str = "infer"
+    dtype: str = "fp32"
+    batch_size: int = 16
+    side: int = 256
+    backend: str = "auto"
+    compile: str | None = None
+    seconds: float = 2.0
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(unknown("mode", self.mode, MODES))
+        if self.dtype not in DTYPES:
+            raise ConfigError(unknown("dtype", self.dtype, DTYPES))
+        for name in ("batch_size", "side"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: give at least 1")
+
+
+def scan_flops(config: Any, side: int) -> int:
+    """Operations of the scans of one image, which no counter sees: 9 per step, channel and state, in each direction."""
+    if config.mixer != "scan":
+        return 0
+    total = 0
+    for s, (dim, depth) in enumerate(zip(config.dims, config.depths)):
+        length = (-(-side // 32) << s) ** 2
+        total += 9 * length * depth * config.num_directions * config.expand * dim * config.d_state
+    return total
+
+
+class _Features(torch.nn.Module):
+    """A rival, returning loss and map as ours does."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        from hybridzoo.models.mambaad.maps import anomaly_map, feature_loss, smooth
+
+        teacher, student = self.inner(pixel_values)[:2]
+        loss = feature_loss(teacher, student, LOSS_WEIGHT)
+        with torch.no_grad():
+            maps = smooth(anomaly_map(teacher, student, tuple(pixel_values.shape[2:])), SIGMA)  # type: ignore[arg-type]
+        return {"loss": loss, "anomaly_map": maps}
+
+
+def build(name: str) -> Any:
+    """A zoo model of the task anomaly-detection, or a rival `python:PATH.py:FUNCTION`, with random weights."""
+    from hybridzoo.bench.models import build as build_any
+
+    model: Any = build_any(name)
+    if name.startswith("python:"):
+        return _Features(model)
+    if getattr(model, "task", None) != "anomaly-detection":
+        raise ConfigError(f"{name} is no anomaly detector; give e.g. mambaad_resnet34, or python:PATH.py:FUNCTION")
+    return model
+
+
+def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
+    """Measure one model: images per second, milliseconds of a call and their spread, peak memory, operations."""
+    from hybridzoo.ops.dispatch import use_backend
+
+    device = torch.device(settings.device)
+    torch.manual_seed(0)
+    model = build(name).to(device)
+    shape = (settings.batch_size, 3, settings.side, settings.side)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    run = torch.compile(model, mode=settings.compile, dynamic=False) if settings.compile else model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.dtype != "fp32"
+    try:
+        with use_backend(settings.backend if settings.backend != "auto" else None):
+            if settings.mode == "infer":
+                model.eval()
+
+                def forward() -> Tensor:
+                    with mixed:
+                        return run(pixels)["anomaly_map"]
+
+                with torch.inference_mode():
+                    timing = measure(forward, device, seconds=settings.seconds)
+            else:
+                timing = measure(_train_step(model, run, pixels, mixed), device, seconds=settings.seconds)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
+    return {
+        "model": name,
+        **{key: value for key, value in asdict(settings).items() if key not in ("seconds", "device")},
+        "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+        **_operations(name, model, settings.side),
+        "images_per_sec": round(settings.batch_size / timing.median, 2),
+        "step_time_ms": round(timing.median * 1e3, 3),
+        "step_time_low_ms": round(timing.low * 1e3, 3),
+        "step_time_high_ms": round(timing.high * 1e3, 3),
+        "repeats": timing.repeats,
+        "peak_memory_mb": peak,
+    }
+
+
+def _operations(name: str, model: Any, side: int) -> dict[str, Any]:
+    """GFLOPs of one image of a zoo model (two a multiply-add), and those of its scans."""
+    if name.startswith("python:") or side != model.config.image_size:
+        return {}
+    from hybridzoo.info import model_info
+
+    return {
+        "gflops": round(model_info(name).flops / 1e9, 3),
+        "scan_gflops": round(scan_flops(model.config, side) / 1e9, 3),
+    }
+
+
+def _train_step(model: Any, run: Any, pixels: Tensor, mixed: Any) -> Callable[[], Tensor]:
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda)
+
+    def step() -> Tensor:
+        with mixed:
+            loss = run(pixels)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step
+
+
+def benchmark_all(
+    names: Sequence[str], settings: Sequence[MambaADSettings], log: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Every model under every setting; a failure becomes a row with `error`, not the end."""
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        for name in names:
+            if name.startswith("python:") and setting.backend not in ("auto", "torch"):
+                continue  # the backend is one of the zoo's ops
+            try:
+                row = benchmark(name, setting)
+            except ConfigError:
+                raise
+            except Exception as error:
+                text = str(error).splitlines()[0] if str(error) else ""
+                row = {"model": name, **asdict(setting), "error": f"{type(error).__name__}: {text}"}
+            rows.append(row)
+            log(summary(row))
+            torch._dynamo.reset()
+            gc.collect()
+            if setting.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+    return rows
+
+
+def summary(row: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    how = f"{row['mode']} {row['dtype']} {row['backend']} {row['compile'] or 'eager'} B{row['batch_size']}"
+    if "error" in row:
+        return f"{row['model']:40s} {how:34s} {row['error']}"
+    memory = "" if row["peak_memory_mb"] is None else f"  {row['peak_memory_mb']:8.0f} MB"
+    return f"{row['model']:40s} {how:34s} {row['images_per_sec']:9.2f} img/s {row['step_time_ms']:9.2f} ms{memory}"
+
+
+def render(document: dict[str, Any]) -> list[str]:
+    """Lines of the performance page: one table per mode, precision, size and batch; ratios are to the first row."""
+    from hybridzoo.bench.report import table
+
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in document["rows"]:
+        if "error" not in row:
+            groups.setdefault((row["mode"], row["dtype"], row["batch_size"], row["side"]), []).append(row)
+    lines: list[str] = []
+    for (mode, dtype, batch, side), rows in groups.items():
+        what, ours = "Inference" if mode == "infer" else "Training step", rows[0]
+        lines += [f"**{what}**, {dtype}, batch {batch}, {side} x {side}", ""]
+        body = []
+        for row in sorted(rows, key=lambda r: r["step_time_ms"]):
+            memory, shown = row["peak_memory_mb"], row["model"].rpartition(":")[2]
+            body.append(
+                [
+                    f"**{shown}**" if row["model"] == ours["model"] else shown,
+                    f"{row['backend']}, {row['compile'] or 'eager'}",
+                    f"{row['param_count']:.1f}",
+                    f"{row['gflops'] + row['scan_gflops']:.1f}" if "gflops" in row else "-",
+                    f"{row['images_per_sec']:.1f}",
+                    f"{row['step_time_ms']:.1f}",
+                    "-" if memory is None else f"{memory / 1024:.2f}",
+                    f"{row['step_time_ms'] / ours['step_time_ms']:.2f}",
+                ]
+            )
+        header = ["model", "ops", "M parameters", "GFLOPs", "images/s", "ms", "GiB", f"time / {rows[0]['model']}"]
+        lines += [*table(header, body), ""]
+    lines += [f"- not measured: {summary(row)}" for row in document["rows"] if "error" in row]
+    return lines

@@ -62,6 +62,28 @@ def scan(
     return y
 
 
+def scan_pair(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Two independent scans; each tuple is (u, dt, B, C, A_log, D, bias of dt) as `scan` takes them.
+
+    A GPU runs them one after the other, reading every slice where it lies. Elsewhere a step of time is what costs, so
+    both run as two groups of channels of one call.
+    """
+    if first[0].is_cuda:
+        return scan(*first), scan(*second)
+    u, dt, b, c, a_log, d, bias = zip(first, second)
+    y = scan(
+        torch.cat(u, -1),
+        torch.cat(dt, -1),
+        torch.stack(b, 2),
+        torch.stack(c, 2),
+        torch.cat(a_log),
+        torch.cat(d),
+        torch.cat(bias),
+    )
+    y_first, y_second = y.chunk(2, dim=-1)
+    return y_first, y_second
+
+
 class MambaBase(nn.Module):
     """What both Mamba layers share: the numbered set of scan parameters, with and without the suffix `_b`."""
 
@@ -70,6 +92,7 @@ class MambaBase(nn.Module):
     out_proj: nn.Linear
     conv1d: nn.Conv1d
     conv1d_b: nn.Conv1d
+    conv1d_c: nn.Conv1d
     x_proj: nn.Linear
     x_proj_b: nn.Linear
     dt_proj: nn.Linear
@@ -134,40 +157,39 @@ class BiMambaV2(MambaBase):
         if self.backward_scan:
             self.add_scan(inner, rank, config.d_state, "_b", "A_b_log")
 
-    def _convolutions(self, u: Tensor) -> Tensor:
-        """All branches' convolutions in one call: (B, L, branches * I) -> the same."""
-        holders = [getattr(self, f"conv1d{suffix}") for suffix in ("", "_b", "_c")[: self.branches]]
-        weight = torch.cat([h.weight.squeeze(1) for h in holders])
-        bias = torch.cat([h.bias for h in holders]) if holders[0].bias is not None else None
-        return convolve(u, weight, bias, "same")
-
     def forward(self, x: Tensor) -> Tensor:
-        inner, u = self.inner, self.in_proj(x)
-        if self.flip_before_conv:
-            u = torch.cat((u[..., :inner], u[..., inner : 2 * inner].flip(1), u[..., 2 * inner :]), dim=-1)
-        a = self._convolutions(u)
-        forward, rest = a[..., :inner], a[..., inner:]
-        dt, b, c = selective_inputs(forward, self.x_proj, self.dt_proj, self.d_state)
-        if not self.backward_scan:
-            second = rest.flip(1) if self.flip_before_conv else rest
-            y = self._scan(forward, dt, b, c, self.A_log, self.D, self.dt_proj.bias)
-            return self.out_proj(torch.cat((y, second), dim=-1))
-        backward = rest[..., :inner] if self.flip_before_conv else rest[..., :inner].flip(1)
-        dt_b, b_b, c_b = selective_inputs(backward, self.x_proj_b, self.dt_proj_b, self.d_state)
-        y = self._scan(  # both directions in one call, as two groups of channels
-            torch.cat((forward, backward), dim=-1),
-            torch.cat((dt, dt_b), dim=-1),
-            torch.stack((b, b_b), dim=2),
-            torch.stack((c, c_b), dim=2),
-            torch.cat((self.A_log, self.A_b_log)),
-            torch.cat((self.D, self.D_b)),
-            torch.cat((self.dt_proj.bias, self.dt_proj_b.bias)),
-        )
-        parts = (y[..., :inner], y[..., inner:].flip(1), rest[..., inner:])
-        return self.out_proj(torch.cat(parts[: self.branches], dim=-1))
+        inner, flip_first = self.inner, self.flip_before_conv
+        u, u_b, u_c = self.in_proj(x).tensor_split((inner, 2 * inner), dim=-1)  # (B, L, I) each, the last may be empty
+        a = self._convolve(u, self.conv1d)
+        u_b = u_b.flip(1) if flip_first or self._mirrors else u_b
+        a_b = self._convolve(u_b, self.conv1d_b, mirrored=self._mirrors and not flip_first)
+        first = (a, *self._selective(a, ""))
+        if self.backward_scan:
+            a_b = a_b if flip_first or self._mirrors else a_b.flip(1)
+            y, y_b = scan_pair(first, (a_b, *self._selective(a_b, "_b")))
+            y_b = y_b.flip(1)
+        else:
+            y, y_b = scan(*first), a_b.flip(1) if flip_first else a_b
+        parts = (y, y_b) if self.branches == 2 else (y, y_b, self._convolve(u_c, self.conv1d_c))
+        return self.out_proj(torch.cat(parts, dim=-1))
 
-    def _scan(self, u: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, bias: Tensor) -> Tensor:
-        return scan(u, dt, b, c, a_log, d, bias)
+    @property
+    def _mirrors(self) -> bool:
+        """Whether the second branch is flipped at once: a symmetric window on the flipped sequence, with mirrored taps,
+        gives the flipped convolution, and one pass over memory less.
+        """
+        return self.backward_scan and self.conv1d_b.kernel_size[0] % 2 == 1
+
+    def _convolve(self, u: Tensor, holder: nn.Conv1d, mirrored: bool = False) -> Tensor:
+        weight = holder.weight.squeeze(1)
+        return convolve(u, weight.flip(1) if mirrored else weight, holder.bias, "same")
+
+    def _selective(self, a: Tensor, suffix: str) -> tuple[Tensor, ...]:
+        """dt, B, C, A_log, D and the bias of dt of one direction."""
+        dt_proj: nn.Linear = getattr(self, f"dt_proj{suffix}")
+        dt, b, c = selective_inputs(a, getattr(self, f"x_proj{suffix}"), dt_proj, self.d_state)
+        a_log = self.A_b_log if suffix else self.A_log
+        return dt, b, c, a_log, getattr(self, f"D{suffix}"), dt_proj.bias
 
 
 class VimMamba(MambaBase):

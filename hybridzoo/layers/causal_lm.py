@@ -137,7 +137,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         check = look and (on_cpu or not (self.training or decoding))
         x = embedded(self.model.embed_tokens, input_ids, inputs_embeds, check_range=check)
         packing = packing_of(cu_seqlens, seq_idx, x.shape[0], x.shape[1], x.device)
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         cached = use_cache if use_cache is not None else past_key_values is not None
         if packing is not None:
             if attention_mask is not None or past_key_values is not None or use_cache:

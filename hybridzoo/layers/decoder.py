@@ -98,11 +98,15 @@ class HybridDecoder(nn.Module):
         """Some layer's rotary base depends on the length, so that meta tokens have no state of their own."""
         return any(getattr(layer.options, "rope_type", "") == "dynamic_ntk" for layer in self.spec.layers)
 
+    def mixers(self) -> list[Mixer]:
+        """Of all layers, bottom up."""
+        return [layer.mixer for layer in self.layers]  # type: ignore[misc]
+
     def croppable(self) -> list[bool | int]:
         """Per layer, whether a cache can take tokens back; a number: as long as no more positions were seen."""
         limits: list[bool | int] = []
-        for layer, spec in zip(self.layers, self.spec.layers):
-            kept = layer.mixer.slots()
+        for mixer, spec in zip(self.mixers(), self.spec.layers):
+            kept = mixer.slots()
             recurrent = spec.kind not in ("attention", "swa")
             limits.append(False if recurrent else True if kept in (None, 0) else self.spec.num_meta_tokens + kept)
         return limits
@@ -157,8 +161,8 @@ class HybridDecoder(nn.Module):
             ctx = MixerContext(torch.zeros(1, 1, dtype=torch.long, device=weight.device), num_meta=0, return_state=True)
             shapes = self.run(weight.new_zeros(1, 1, weight.shape[1]), ctx).states
         states = []
-        for layer, state in zip(self.layers, shapes):
-            kept = layer.mixer.slots()
+        for mixer, state in zip(self.mixers(), shapes):
+            kept = mixer.slots()
             slots = meta + (max_length if kept is None else min(kept, max_length))
             made = {}
             for name, tensor in state.items():

@@ -28,7 +28,8 @@ class ShortConv(nn.Module):
 
     def __init__(self, channels: int, taps: int, *, bias: bool, activation: Literal["silu"] | None) -> None:
         super().__init__()
-        self.taps, self.activation = taps, activation
+        self.taps = taps
+        self.activation: Literal["silu"] | None = activation
         self.weight = nn.Parameter(torch.empty(channels, 1, taps).uniform_(-1, 1) / math.sqrt(taps))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 

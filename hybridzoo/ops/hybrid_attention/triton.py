@@ -69,7 +69,7 @@ def attention_triton(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale
         BLOCK=_BLOCK,
         POSITIONS=explicit,
         SPLITS=splits,
-        num_warps=4,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
         **padded,
     )
     if splits > 1:
@@ -80,7 +80,7 @@ def attention_triton(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale
             VP=next_power_of_2(value_width),
             SPLITS=splits,
             SP=next_power_of_2(splits),
-            num_warps=4,
+            num_warps=4,  # pyright: ignore[reportCallIssue]
         )
     return out.view(batch, heads, 1, value_width)
 

@@ -12,7 +12,8 @@ The other metrics are the same in both and exact: they agree with scikit-learn.
 What cannot be defined is NaN (one class of images or pixels only, constant maps, no false-positive rate to integrate
 over); average precision without a positive is 0, as in scikit-learn.
 
-Memory: maps stay float32; with `overwrite=True` they are sorted in place, so that the peak is well below twice the maps.
+Memory: maps stay float32; with `overwrite=True` they are sorted in place, so that the peak is well below twice the
+maps.
 """
 
 from __future__ import annotations

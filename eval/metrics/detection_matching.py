@@ -238,7 +238,7 @@ def _assign_block(
         free = real[:n, None, None] & (~taken[:n] | crowd[:n, None, None])
         fits = free & (iou[:, None, None] >= thresholds)  # (n, A, T, g)
         counts = fits & ~ignored[:n, :, None]
-        has = counts.any(-1)
+        has = np.asarray(counts.any(-1))
         # One that counts is preferred to one that does not; of equal overlaps the last is taken.
         usable = np.where(has[..., None], counts, fits)
         value = np.where(usable, iou[:, None, None], -1.0)

@@ -133,7 +133,7 @@ def save_error_pictures(
         captions = [f"{label_names[row['labels'][i]]} {row['scores'][i]:.2f}" for i in shown]
         picture = draw_errors(
             split.content[place[row["id"]]],
-            (np.array(truth["boxes"], np.float64).reshape(-1, 4), [label_names[k] for k in truth["labels"]]),
+            (np.array(truth["boxes"], np.float64).reshape(-1, 4), [str(label_names[k]) for k in truth["labels"]]),
             (np.array(row["boxes"], np.float64).reshape(-1, 4)[shown], captions),
             errors["right"],
             errors["missed"],

@@ -92,7 +92,8 @@ def _deformable_detr(*, two_stage: bool) -> nn.Module:
     """transformers' Deformable-DETR with its ResNet-50; a timm backbone would ask the hub even for random weights."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
-    backbone = ResNetConfig(out_features=["stage2", "stage3", "stage4"])
+    stages: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"]}
+    backbone = ResNetConfig(**stages)
     values: dict[str, Any] = {"use_timm_backbone": False, "backbone_config": backbone, "num_labels": 80}
     if two_stage:
         values |= {"two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,42 @@ def hub_shards(
 def memory_shard(texts: Sequence[str], ids: Sequence[str] | None = None) -> Shard:
     """Documents that are in memory already, as one shard."""
     return lambda: ((str(i) if ids is None else ids[i], texts[i]) for i in range(len(texts)))
+
+
+class StreamSplit:
+    """The train split of a stream: nothing is read until its documents are asked for.
+
+    Args:
+        shards: what the stream reads.
+    """
+
+    kind = "stream"
+
+    def __init__(self, shards: Sequence[Shard]):
+        self.shards = list(shards)
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def content(self) -> Iterator[str]:
+        """The texts, in the order of the shards, read as they are asked for."""
+        return (text for shard in self.shards for _, text in shard())
+
+
+def hold_out(shards: Sequence[Shard], count: int) -> tuple[list[Document], list[Shard]]:
+    """The first `count` documents of the first shard, and the shards without them.
+
+    Raises:
+        DataError: the first shard has no more documents than that.
+    """
+    first = list(islice(shards[0](), count + 1))
+    if len(first) <= count:
+        raise DataError(
+            f"the first shard of the stream has {len(first)} documents, too few to hold out {count} for validation; "
+            "give files for validation beside those for train, or a smaller data.options.validation_documents"
+        )
+    return first[:count], [lambda: islice(shards[0](), count, None), *shards[1:]]
 
 
 class TextStream:

@@ -143,7 +143,11 @@ class Detector:
     def named(self, found: Found) -> list[DetectedObject]:
         """Detections with the names of their classes."""
         return [
-            DetectedObject(label=self.label_names[int(label)], score=float(score), box=tuple(map(float, box)))
+            DetectedObject(
+                label=self.label_names[int(label)],
+                score=float(score),
+                box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            )
             for box, score, label in zip(found["boxes"], found["scores"], found["labels"])
         ]
 

@@ -92,7 +92,7 @@ def draw_errors(
         missed: (n,) bool.
     """
     boxes, names = truth
-    chosen = np.flatnonzero(missed)
+    chosen: list[int] = np.flatnonzero(missed).tolist()
     return draw_boxes(
         image,
         np.concatenate([found[0], boxes[chosen]]),

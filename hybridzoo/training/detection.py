@@ -87,7 +87,7 @@ class DetectionDataset(Dataset):
         split: DetectionSplit,
         collator: DetectionCollator,
         seed: int | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
     ):
         self.split, self.collator, self.seed = split, collator, seed
         self.indices = np.arange(len(split)) if indices is None else np.asarray(indices, np.int64)

@@ -7,23 +7,36 @@ A recipe says in `data.options` how texts become sequences; these keys are not t
     stream            read the train text as it goes, from files below data.root or from a hub set (false)
     stream_tokens     tokens that count as one epoch of a stream
     shuffle_block     documents of a stream that are shuffled together (1024)
+    validation_documents   of a stream without files for validation: its first documents are held out (200)
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from hybridzoo.data.text_stream import IGNORED, PackedStream, TextStream, file_shards, hub_shards
+from hybridzoo.data import DataBundle, DataInfo, data_spec
+from hybridzoo.data.readers.corpus import as_split
+from hybridzoo.data.text_stream import (
+    IGNORED,
+    PackedStream,
+    StreamSplit,
+    TextStream,
+    file_shards,
+    hold_out,
+    hub_shards,
+)
 from hybridzoo.data.text_stream_dataset import PackedText, StreamedText, WindowedText
 from hybridzoo.data.text_stream_tokenizers import byte_tokenizer, check_vocabulary, train_lm_tokenizer
-from hybridzoo.errors import ConfigError
+from hybridzoo.errors import ConfigError, DataError
 from hybridzoo.training.objectives import Objective
 from hybridzoo.training.sampling import Key
 from hybridzoo.training.schema import Recipe
@@ -40,6 +53,7 @@ class Batching:
     stream: bool = False
     stream_tokens: int | None = None
     shuffle_block: int = 1024
+    validation_documents: int = 200
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[Batching, dict[str, Any]]:
@@ -123,8 +137,6 @@ def build_lm_datasets(
     batching: Batching,
     *,
     seed: int,
-    root: str | None = None,
-    options: Mapping[str, Any] | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> tuple[Any, Any]:
@@ -136,13 +148,10 @@ def build_lm_datasets(
         model: whose vocabulary must hold the tokenizer's.
         batching: see above.
         seed: of the order of documents and of the cuts.
-        root: what a stream reads.
-        options: of the reader, for a stream.
         rank, world: of this process.
 
     Raises:
         InputError: the tokenizer has more tokens than the model.
-        ConfigError: a stream without a root.
     """
     train, validation = splits["train"], splits.get("validation")
     if hasattr(train, "__getitems__"):
@@ -150,16 +159,55 @@ def build_lm_datasets(
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, type(model).__name__)
     length, masked = batching.sequence_length, batching.document_masks
     held_out = None if validation is None else WindowedText(tokenizer, validation.content, length, masked=masked)
-    if not batching.stream:
+    if not isinstance(train, StreamSplit):
         return PackedText(tokenizer, train.content, length, masked=masked, seed=seed), held_out
-    if root is None:
-        raise ConfigError("data.options.stream needs data.root: a folder or file of texts, or hf:org/name")
-    shards = (
-        hub_shards(root, **(options or {})) if str(root).startswith("hf:") else file_shards(root, **(options or {}))
-    )
-    texts = TextStream(shards, seed=seed, shuffle_block=batching.shuffle_block, rank=rank, world=world)
+    texts = TextStream(train.shards, seed=seed, shuffle_block=batching.shuffle_block, rank=rank, world=world)
     packed = PackedStream(texts, tokenizer, length, masked=masked)
     return Stream(packed, max((batching.stream_tokens or 0) // (length * world), 1)), held_out
+
+
+def open_stream(recipe: Recipe, batching: Batching, options: Mapping[str, Any]) -> DataBundle:
+    """The data of a recipe as a stream: files below `data.root` (those of its folder `train`, if it has one), or a hub
+    set; validation documents from the folder `validation`, else the first ones of the stream.
+
+    Raises:
+        ConfigError: a data set that cannot be streamed.
+        DataError: nothing to read.
+    """
+    d = recipe.data
+    if d.name not in ("corpus", "hf_corpus") or d.root is None:
+        raise ConfigError(f"data.options.stream reads corpus and hf_corpus with a data.root, not {d.name} ({d.root})")
+    spec, root = data_spec(d.name), str(d.root)
+    options = {k: v for k, v in options.items() if k != "max_skipped"}
+    validation = None
+    if d.name == "hf_corpus" and not Path(root).expanduser().exists():
+        shards = hub_shards(root, **options)
+    else:
+        folder = Path(root).expanduser()
+        if not folder.exists():
+            raise DataError(f"data.root={root} does not exist. Needed: {spec.needs}")
+        parts = {name: folder / name for name in ("train", "validation") if (folder / name).is_dir()}
+        shards = file_shards(parts.get("train", folder), **options)
+        if "train" in parts and "validation" in parts:
+            validation = [row for shard in file_shards(parts["validation"], **options) for row in shard()]
+    if validation is None:
+        validation, shards = hold_out(shards, batching.validation_documents)
+    info = DataInfo(
+        name=d.name,
+        title=spec.title,
+        task=spec.task,
+        label_names=(),
+        license=spec.license,
+        source=root if d.name == "hf_corpus" else spec.source,
+        track="full",
+        protocol="stream",
+        revision=root.partition("@")[2],
+        sha256=hashlib.sha256(root.encode()).hexdigest(),
+        sha256_of="the address: a stream is not read before the training",
+        sizes={"validation": len(validation)},
+        seed=d.seed,
+    )
+    return DataBundle(info, {"train": StreamSplit(shards), "validation": as_split(validation)})  # type: ignore[dict-item]
 
 
 def validate(
@@ -218,6 +266,10 @@ class LanguageModeling(Objective):
         """Without the keys of `Batching`; MQAR, which has no documents, takes all."""
         return dict(self.recipe.data.options) if self.recipe.data.name == "mqar" else dict(self._reader)
 
+    def load(self) -> Any:
+        """The data; of a stream, only what validation needs is read."""
+        return open_stream(self.recipe, self.batching, self._reader) if self.batching.stream else super().load()
+
     def tokenizer(self, bundle: Any) -> Any:
         """`train:N`, `bytes`, a folder or hub id, or the one beside the first weights; None for MQAR."""
         if hasattr(bundle["train"], "__getitems__"):
@@ -248,8 +300,6 @@ class LanguageModeling(Objective):
             model,
             self.batching,
             seed=t.seed,
-            root=self.recipe.data.root,
-            options=self._reader,
             rank=processes.process_index,
             world=processes.num_processes,
         )

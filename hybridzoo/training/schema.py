@@ -94,7 +94,7 @@ class TrainingSection:
     decay_ratio: float = 0.2  # wsd: the last share of all steps, falling linearly to min_learning_rate
     milestones: list[float] = field(default_factory=list)  # step: epochs after which the rate is multiplied by
     gamma: float = 0.1  # this
-    # Factors on the rate of parameters whose name holds the key as whole parts, e.g. {backbone: 0.1}; the longest counts.
+    # Factors on the rate of parameters whose name holds the key as whole parts, {backbone: 0.1}; the longest counts.
     lr_scales: dict[str, float] = field(default_factory=dict)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     weight_decay: float = 0.0

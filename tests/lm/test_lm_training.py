@@ -93,7 +93,6 @@ STREAM = {"stream": True, "stream_tokens": 48 * 4 * 4, "shuffle_block": 16}
 )
 def test_stopped_and_resumed_is_bit_identical(texts, options, stop, extra, tmp_path, monkeypatch):
     plan = recipe(texts, options=options, **extra)
-    plan.data.root = str(texts / "train") if options.get("stream") else plan.data.root
     whole = train(plan, tmp_path / "whole")
     make = run_module.make_trainer
 
@@ -181,6 +180,21 @@ def test_options_that_mean_nothing_are_refused(options, message):
         split_options(options)
 
 
+def test_a_stream_without_files_for_validation_holds_out_its_first_documents(texts, tmp_path):
+    options = {**STREAM, "validation_documents": 5}
+    plan = recipe(texts, options=options, max_steps=1)
+    plan.data.root = str(texts / "train")
+    run = train(plan, tmp_path / "run")
+    facts = json.loads((run.folder / "environment.json").read_text())["data"]
+    assert (facts["sizes"], facts["protocol"]) == ({"validation": 5}, "stream")
+    plan.data.options["validation_documents"] = 60
+    with pytest.raises(DataError, match="too few to hold out 60"):
+        train(plan, tmp_path / "other")
+    plan.data.name, plan.data.root = "austen_mini", None
+    with pytest.raises(ConfigError, match="stream reads corpus and hf_corpus"):
+        train(plan, tmp_path / "third")
+
+
 def test_options_are_parted():
     ours, rest = split_options({"sequence_length": 64, "separator": "x"})
     assert ours == Batching(sequence_length=64)
@@ -247,7 +261,6 @@ def test_two_processes_train_as_one(texts, tmp_path, stream):
     folders = {}
     for world in (1, 2):
         plan = recipe(texts, options=options, batch_size=8 // world, max_steps=4)
-        plan.data.root = str(texts / "train") if stream else plan.data.root
         path = tmp_path / f"recipe{world}.yaml"
         path.write_text(yaml.safe_dump(recipe_to_dict(plan)))
         folders[world] = tmp_path / f"run{world}"

@@ -11,11 +11,11 @@ from timm.data import create_transform
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hybridzoo import build_model, load_original
+from hybridzoo.data.image_processor import image_processor
 from hybridzoo.errors import CheckpointError, ConfigError, InputError
 from hybridzoo.models.iformer.blocks import table_sides
 from hybridzoo.models.iformer.convert import fit_tables
 from hybridzoo.models.iformer.mixers import AttentionMixer, DropPath, InceptionMixer
-from hybridzoo.models.iformer.processing import image_processor
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

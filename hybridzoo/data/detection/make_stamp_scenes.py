@@ -72,7 +72,7 @@ def pack(stamps: Path, textures: Path, out: Path) -> Path:
         for file in files:
             with Image.open(file) as opened:
                 image = opened.convert("RGBA")
-            extent = image.getchannel("A").point(lambda a: 255 if a >= 128 else 0).getbbox()
+            extent = image.getchannel("A").point([0] * 128 + [255] * 128).getbbox()
             if extent is None:
                 continue
             image = image.crop(extent)
@@ -89,7 +89,7 @@ def pack(stamps: Path, textures: Path, out: Path) -> Path:
         if found == MAX_BACKGROUNDS or not TEXTURE_FOLDERS.match(f"textures/{relative.removeprefix('textures/')}"):
             continue
         with Image.open(file) as opened:
-            if min(opened.size) < 256 or (opened.mode == "RGBA" and opened.getchannel("A").getextrema()[0] < 255):
+            if min(opened.size) < 256 or (opened.mode == "RGBA" and np.asarray(opened)[..., 3].min() < 255):
                 continue
             image = opened.convert("RGB")
         grey = np.asarray(image.convert("L"), np.float64)

@@ -144,6 +144,6 @@ class IFormerForImageClassification(ZooModel):
 
     def save_extras(self, folder: Path) -> None:
         """The evaluation transform, in `preprocessor_config.json`."""
-        from hybridzoo.models.iformer.processing import image_processor
+        from hybridzoo.data.image_processor import image_processor
 
         image_processor(self.config).save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""The parts of CHELA: short convolutions that merge, long convolutions of several scales, gated linear attention."""

@@ -1,0 +1,168 @@
+"""The CHELA layer, reconstructed from what is public of "Short-Long Convolutions Help Hardware-Efficient Linear
+Attention to Focus on Long Sequences" (https://arxiv.org/abs/2406.08128). There is no official code; every open choice
+is an option.
+
+    c = LongConv(SiLU(ShortConv(x)))                      several scales, seen from every position
+    q, k from c;  v from x;  m = LinearAttention(q, k, v) what the data select
+    y = (gate(c) * Norm(m)) W_o                           the convolutions' view gates the attention's
+
+Legend: B rows, T positions, D width, Z query and key width, V value width, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from hybridzoo.layers.chela.long_conv import MultiScaleConv
+from hybridzoo.layers.chela.norms import make_norm, zero_padding
+from hybridzoo.layers.chela.options import ChelaOptions
+from hybridzoo.layers.chela.short_conv import ShortConv
+from hybridzoo.ops.linear_attention import linear_attention
+
+
+class ChelaMixing(nn.Module):
+    """What the layer does between its norms: (B, T, D) -> (B, T, D), to be added to its input by the caller.
+
+    Args:
+        width: D.
+        max_length: longest sequence.
+        options: see `ChelaOptions`.
+        causal: look back only.
+        eps: of the norm after the attention.
+    """
+
+    def __init__(self, width: int, max_length: int, options: ChelaOptions, *, causal: bool, eps: float = 1e-5) -> None:
+        super().__init__()
+        z, v = options.check(width)
+        self.options, self.causal, self.z_width, self.value_width = options, causal, z, v
+        o = options
+        self.short = None
+        if o.use_short:
+            self.short = ShortConv(
+                width, o.short_width, o.short_branches, identity=o.short_identity, causal=causal, norm=o.branch_norm
+            )
+        self.long, self.beside = None, None
+        if o.use_long:
+            self.long = MultiScaleConv(
+                width,
+                max_length,
+                kernel_dim=o.kernel_dim,
+                n_scales=o.n_scales,
+                init_scale=o.init_scale,
+                bidirectional=not causal,
+                mode=o.long_mode,
+                interpolation=o.interpolation,
+                decay=o.decay,
+                decay_min=o.decay_min,
+                decay_max=o.decay_max,
+            )
+            if o.long_short_parallel:
+                taps = o.long_short_parallel
+                self.beside = ShortConv(width, taps, ((taps, 1),), identity=False, causal=causal, norm=o.branch_norm)
+        if o.use_attention:
+            if o.qk_proj == "shared":
+                self.z_proj = nn.Linear(width, z)
+                self.gamma, self.beta = nn.Parameter(torch.empty(2, z)), nn.Parameter(torch.empty(2, z))
+            else:
+                self.q_proj, self.k_proj = nn.Linear(width, z), nn.Linear(width, z)
+            kind = o.attn_norm if o.attn_norm in ("rms", "layer") else "none"
+            self.attn_norm = make_norm(kind, v // o.num_heads, eps)
+        self.v_proj, self.g_proj, self.o_proj = nn.Linear(width, v), nn.Linear(width, v), nn.Linear(v, width)
+        if o.gate_residual == "update":
+            self.u_proj, self.h_proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def init_own_weights(self) -> None:
+        """Scales near 1 and shifts 0; linear layers and convolutions are drawn by the model."""
+        if self.options.use_attention and self.options.qk_proj == "shared":
+            init.normal_(self.gamma, mean=1.0, std=0.02)
+            init.zeros_(self.beta)
+
+    def convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """c (B, T, D)."""
+        x = zero_padding(x, valid)
+        if self.options.conv_order == "long_short":
+            y = self._long(x, valid)
+            return y if self.short is None else self.short(zero_padding(F.silu(y), valid), valid)
+        if self.short is not None:
+            x = zero_padding(F.silu(self.short(x, valid)), valid)
+        return self._long(x, valid)
+
+    def _long(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        if self.long is None:
+            return x
+        if self.beside is None:
+            return self.long(x)
+        if self.beside.merged:
+            assert self.beside.deploy is not None
+            y = self.long(x, self.beside.deploy.weight[:, 0])
+            return y if self.beside.deploy.bias is None else y + self.beside.deploy.bias.to(y.dtype)
+        return self.long(x) + self.beside(x, valid)
+
+    def queries_keys(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, H, Z / H) each, feature map applied."""
+        if self.options.qk_proj == "shared":
+            z = F.silu(self.z_proj(c))
+            q, k = z * self.gamma[0] + self.beta[0], z * self.gamma[1] + self.beta[1]
+        else:
+            q, k = self.q_proj(c), self.k_proj(c)
+        heads = (self.options.num_heads, self.z_width // self.options.num_heads)
+        return feature_map(q.unflatten(2, heads), self.options.feature_map), feature_map(
+            k.unflatten(2, heads), self.options.feature_map
+        )
+
+    def values(self, x: Tensor, c: Tensor) -> Tensor:
+        """(B, T, V)"""
+        return F.silu(self.v_proj(x if self.options.value_source == "input" else c))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, **state: Any) -> Any:
+        """m (B, T, V) before its norm; with return_final_state also the state."""
+        v = v.unflatten(2, (self.options.num_heads, -1))
+        if valid is not None:
+            k = k * valid[:, :, None, None].to(k.dtype)
+        result = linear_attention(
+            q, k, v.to(q.dtype), causal=self.causal, normalize=self.options.attn_norm == "denominator", **state
+        )
+        return result
+
+    def combine(self, x: Tensor, c: Tensor, m: Tensor) -> Tensor:
+        """Gate, project. m (B, T, H, V / H)."""
+        if self.options.use_attention:
+            m = self.attn_norm(m)
+        m = m.flatten(2)
+        gate = self.g_proj(c)
+        h = (F.silu(gate) if self.options.gate_act == "silu" else gate.sigmoid()) * m
+        y = self.o_proj(h)
+        if self.options.gate_residual == "update":
+            return self.u_proj(c).sigmoid() * (F.silu(self.h_proj(c) + y) - x)
+        return y
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D); valid (B, T) bool, False at padding, whose outputs mean nothing."""
+        c = self.convolve(x, valid)
+        v = self.values(x, c)
+        if not self.options.use_attention:
+            return self.combine(x, c, v.unsqueeze(2))
+        q, k = self.queries_keys(c)
+        return self.combine(x, c, self.attend(q, k, v, valid))
+
+    def merge(self) -> None:
+        """See `ShortConv.merge`."""
+        for part in (self.short, self.beside):
+            if part is not None:
+                part.merge()
+
+
+def feature_map(x: Tensor, kind: str) -> Tensor:
+    """phi over the last dimension."""
+    if kind == "elu1":
+        return F.elu(x) + 1
+    if kind == "relu":
+        return F.relu(x)
+    if kind == "silu":
+        return F.silu(x)
+    return x.softmax(-1) if kind == "softmax" else x

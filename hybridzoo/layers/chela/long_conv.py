@@ -1,0 +1,171 @@
+"""Long convolution whose kernel is made of a few short ones at growing scales: SGConv, "What Makes Convolutional Models
+Great on Long Sequence Modeling?", https://arxiv.org/abs/2210.09298 (https://github.com/ctlllll/SGConv).
+
+Legend: B rows, T positions, D channels, C copies of the channels, k taps of a sub-kernel, S sub-kernels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from hybridzoo.errors import ConfigError, InputError, unknown
+from hybridzoo.ops.long_conv import long_conv
+
+MODES = ("cat", "sum")
+INTERPOLATIONS = ("linear", "nearest")
+DECAYS = ("scale", "learnable", "fixed")
+
+
+class MultiScaleConv(nn.Module):
+    """Depthwise convolution as long as the sequence, (B, T, D) -> (B, T, C D); padding must be zero.
+
+    Sub-kernel i is interpolated to 2^(i - 1) times its length (twice that of the one before it) and weighted by
+    multiplier^(S - 1 - i): the nearest positions are seen finely and strongly, far ones coarsely and weakly.
+
+    Args:
+        channels: D.
+        max_length: longest sequence.
+        kernel_dim: k.
+        n_scales: S; None: as many as reach max_length.
+        init_scale: doublings of the first sub-kernel.
+        bidirectional: a second kernel for later positions.
+        mode: "cat" sets the sub-kernels one behind the other, "sum" adds them, each from the present position on.
+        interpolation: "linear" or "nearest".
+        decay: "scale" as above; "learnable" weights by (1 + t)^(-a) with a learned a for each channel instead, "fixed"
+            by a fixed a.
+        decay_min, decay_max: the multiplier, spread evenly over the channels, or where a is drawn from.
+        copies: C.
+
+    Raises:
+        ConfigError: an unknown choice, or sizes below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        max_length: int,
+        *,
+        kernel_dim: int = 32,
+        n_scales: int | None = None,
+        init_scale: int = 0,
+        bidirectional: bool = False,
+        mode: str = "cat",
+        interpolation: str = "linear",
+        decay: str = "scale",
+        decay_min: float = 2.0,
+        decay_max: float = 2.0,
+        copies: int = 1,
+    ) -> None:
+        super().__init__()
+        for what, value, choices in (
+            ("long convolution mode", mode, MODES),
+            ("interpolation", interpolation, INTERPOLATIONS),
+            ("decay", decay, DECAYS),
+        ):
+            if value not in choices:
+                raise ConfigError(unknown(what, value, choices))
+        if min(channels, max_length, kernel_dim, copies) < 1 or (n_scales is not None and n_scales < 1):
+            raise ConfigError(
+                f"a long convolution needs sizes of at least 1: channels={channels}, max_length={max_length}, "
+                f"kernel_dim={kernel_dim}, n_scales={n_scales}, copies={copies}"
+            )
+        self.channels, self.max_length, self.copies, self.bidirectional = channels, max_length, copies, bidirectional
+        self.mode, self.interpolation, self.init_scale = mode, interpolation, init_scale
+        self.decay_kind, self.decay_range = decay, (decay_min, decay_max)
+        if n_scales is None:
+            n_scales = max(1, 1 + math.ceil(math.log2(max_length / kernel_dim)) - init_scale)
+        rows = copies * (2 if bidirectional else 1)
+        self.kernel_list = nn.ParameterList(
+            nn.Parameter(torch.empty(rows, channels, kernel_dim)) for _ in range(n_scales)
+        )
+        self.D = nn.Parameter(torch.empty(copies, channels))
+        shape = (1, channels, 1) if decay == "scale" else ()
+        self.register_buffer("multiplier", torch.empty(shape))
+        self.register_buffer("kernel_norm", torch.empty(rows, channels, 1))
+        if decay != "scale":
+            self.decay = nn.Parameter(torch.empty(channels), requires_grad=decay == "learnable")
+
+    def init_weights(self) -> None:
+        """Sub-kernels and skip N(0, 1); the norm that the kernel starts with is kept for good."""
+        for kernel in self.kernel_list:
+            init.normal_(kernel)
+        init.normal_(self.D)
+        low, high = self.decay_range
+        if self.decay_kind == "scale":
+            init.copy_(self.multiplier, torch.linspace(low, high, self.channels).view(1, -1, 1))
+        else:
+            init.ones_(self.multiplier)
+            init.uniform_(self.decay, low, high)
+        if not self.kernel_norm.is_meta:
+            with torch.no_grad():
+                init.copy_(self.kernel_norm, self._unnormalised().norm(dim=-1, keepdim=True))
+
+    def _unnormalised(self) -> Tensor:
+        """(rows, D, taps)"""
+        count = len(self.kernel_list)
+        parts = []
+        for i, kernel in enumerate(self.kernel_list):
+            exponent = (max(0, i - 1) if self.mode == "cat" else i) + self.init_scale
+            wide = kernel.float()
+            if exponent:
+                extra = {"align_corners": False} if self.interpolation == "linear" else {}
+                wide = F.interpolate(wide, scale_factor=float(2**exponent), mode=self.interpolation, **extra)
+            parts.append(wide * self.multiplier.float() ** (count - 1 - i))
+        if self.mode == "cat":
+            whole = torch.cat(parts, 2)
+        else:
+            longest = parts[-1].shape[2]
+            whole = torch.stack([F.pad(p, (0, longest - p.shape[2])) for p in parts]).sum(0)
+        if self.decay_kind != "scale":
+            steps = torch.arange(1, whole.shape[2] + 1, device=whole.device, dtype=torch.float32).log()
+            whole = whole * torch.exp(-self.decay.float().view(1, -1, 1) * steps)
+        return whole
+
+    def kernels(self, length: int) -> tuple[Tensor, Tensor | None]:
+        """Taps from the present position backwards (C D, <= length); if bidirectional the next ones forwards, too."""
+        whole = (self._unnormalised()[:, :, :length]) / self.kernel_norm.float()
+        if not self.bidirectional:
+            return whole.flatten(0, 1), None
+        back, ahead = whole.chunk(2)  # the first half of the rows looks back
+        return back.flatten(0, 1), ahead.flatten(0, 1)[:, : max(1, length - 1)]
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: (B, T, D).
+            extra: (C D, W) further taps, W odd and centred if bidirectional, else ending at the present position; they
+                are added to the kernel before the transform.
+
+        Raises:
+            InputError: T above max_length.
+        """
+        length = x.shape[1]
+        if length > self.max_length:
+            raise InputError(
+                f"the sequence has {length} positions, the long convolution was made for at most {self.max_length}; "
+                "cut the input, or build the model with a larger max_length"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            back, ahead = self.kernels(length)
+            if extra is not None:
+                back, ahead = _add_taps(back, ahead, extra.float(), length)
+            inputs = x if self.copies == 1 else x.repeat(1, 1, self.copies)
+            return long_conv(inputs, back, ahead if length > 1 else None, self.D.flatten().float())
+
+
+def _add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    """Add taps around the present position (or up to it) to a kernel in two directions."""
+    width = extra.shape[1]
+    here = width - 1 if ahead is None else width // 2
+    behind = extra[:, : here + 1].flip(1)[:, :length]
+    back = torch.cat([back[:, : behind.shape[1]] + behind, back[:, behind.shape[1] :]], 1)
+    if ahead is not None and width - 1 - here > 0:
+        later = extra[:, here + 1 :][:, : ahead.shape[1]]
+        ahead = torch.cat([ahead[:, : later.shape[1]] + later, ahead[:, later.shape[1] :]], 1)
+    return back, ahead

@@ -1,0 +1,133 @@
+"""Anchors, box deltas, assigners and samplers of the auxiliary heads.
+
+torchvision's own anchors are rounded and its coder clamps otherwise, so that both would change the losses.
+
+Shapes: A anchors of all levels, n objects of an image. Boxes are xyxy in pixels of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hybridzoo.layers.boxes import box_iou
+
+MAX_LOG_SCALE = abs(math.log(16 / 1000))
+
+
+def grid_anchors(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    scales: Sequence[float],
+    ratios: Sequence[float],
+    device: torch.device,
+) -> list[Tensor]:
+    """Anchors of every level, (H_l * W_l * len(ratios) * len(scales), 4), centred at (x, y) * stride.
+
+    The side is scale * stride, ratios are height / width; at one place the ratios vary slowest.
+    """
+    levels = []
+    for (height, width), stride in zip(shapes, strides, strict=True):
+        root = torch.tensor(ratios).sqrt()
+        sides = stride * torch.tensor(scales)
+        w, h = (sides[None] / root[:, None]).flatten(), (sides[None] * root[:, None]).flatten()
+        base = torch.stack((-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h), -1).to(device)
+        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+        shift = torch.stack((x, y, x, y), -1).reshape(-1, 1, 4) * stride
+        levels.append((shift + base).reshape(-1, 4))
+    return levels
+
+
+def encode(anchors: Tensor, boxes: Tensor, stds: Sequence[float]) -> Tensor:
+    """Deltas (…, 4) that lead from anchors to boxes."""
+    aw, ah = anchors[..., 2] - anchors[..., 0], anchors[..., 3] - anchors[..., 1]
+    bw, bh = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    dx = ((boxes[..., 0] + boxes[..., 2]) * 0.5 - (anchors[..., 0] + anchors[..., 2]) * 0.5) / aw
+    dy = ((boxes[..., 1] + boxes[..., 3]) * 0.5 - (anchors[..., 1] + anchors[..., 3]) * 0.5) / ah
+    return torch.stack((dx, dy, (bw / aw).log(), (bh / ah).log()), -1) / anchors.new_tensor(stds)
+
+
+def decode(anchors: Tensor, deltas: Tensor, stds: Sequence[float], limit: Tensor | None = None) -> Tensor:
+    """Boxes (…, 4) from anchors and deltas; sizes change by a factor of 62.5 at most.
+
+    Args:
+        limit: (4,) or (…, 4) width, height, width, height to clip to.
+    """
+    deltas = deltas * deltas.new_tensor(stds)
+    size = torch.stack((anchors[..., 2] - anchors[..., 0], anchors[..., 3] - anchors[..., 1]), -1)
+    centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() * 0.5
+    boxes = torch.cat((centre - half, centre + half), -1)
+    return boxes if limit is None else torch.minimum(boxes.clamp(min=0), limit)
+
+
+def assign_by_iou(
+    boxes: Tensor, objects: Tensor, *, positive: float, negative: float, low_quality: float | None = None
+) -> Tensor:
+    """Index of the object that each box stands for, -1: background, -2: neither.
+
+    A box is positive from an overlap of `positive` on, background below `negative`. With `low_quality`, an object whose
+    best overlap is at least that takes every box of that overlap; a later object takes it from an earlier one.
+    """
+    if len(objects) == 0 or len(boxes) == 0:
+        return torch.full((len(boxes),), -1, dtype=torch.long, device=boxes.device)
+    overlaps = box_iou(objects, boxes)  # (n, A)
+    best, index = overlaps.max(0)
+    assigned = torch.where(best < negative, -1, -2)
+    assigned = torch.where(best >= positive, index, assigned)
+    if low_quality is not None:
+        most = overlaps.amax(1, keepdim=True)
+        takes = (overlaps == most) & (most >= low_quality)
+        order = torch.arange(1, len(objects) + 1, device=boxes.device)[:, None]
+        last = (takes * order).amax(0)
+        assigned = torch.where(last > 0, last - 1, assigned)
+    return assigned
+
+
+def assign_atss(anchors: list[Tensor], objects: Tensor, topk: int) -> Tensor:
+    """Adaptive training sample selection (https://arxiv.org/abs/1912.02424): (A,) object index, -1 for background.
+
+    Per object and level the `topk` anchors nearest to its centre are candidates; positive are those whose overlap
+    reaches mean plus standard deviation over all candidates and whose centre lies in the object. Of several objects an
+    anchor goes to the one of the highest overlap.
+    """
+    everything = torch.cat(anchors)
+    count = len(everything)
+    if len(objects) == 0:
+        return torch.full((count,), -1, dtype=torch.long, device=everything.device)
+    overlaps = box_iou(everything, objects)  # (A, n)
+    centres = (everything[:, :2] + everything[:, 2:]) / 2
+    object_centres = (objects[:, :2] + objects[:, 2:]) / 2
+    distances = (centres[:, None] - object_centres[None]).square().sum(-1).sqrt()
+    candidates, start = [], 0
+    for level in anchors:
+        near = distances[start : start + len(level)].topk(min(topk, len(level)), dim=0, largest=False).indices
+        candidates.append(near + start)
+        start += len(level)
+    chosen = torch.cat(candidates)  # (candidates, n)
+    values = overlaps.gather(0, chosen)
+    good = values >= values.mean(0) + values.std(0)
+    at = centres[chosen]  # (candidates, n, 2)
+    inside = torch.cat((at - objects[None, :, :2], objects[None, :, 2:] - at), -1).amin(-1) > 0.01
+    kept = torch.full_like(overlaps, -torch.inf).scatter(0, chosen, values.masked_fill(~(good & inside), -torch.inf))
+    best, index = kept.max(1)
+    return torch.where(best > -torch.inf, index, -1)
+
+
+def sample(assigned: Tensor, number: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Random positives and background of an assignment, at most `number` and that share of positives; sorted indices.
+
+    Drawn with torch's default CPU generator, and only where there are too many, as in the original.
+    """
+    positive = _choose((assigned >= 0).nonzero().flatten(), int(number * positive_fraction))
+    negative = _choose((assigned == -1).nonzero().flatten(), number - len(positive))
+    return positive, negative
+
+
+def _choose(index: Tensor, number: int) -> Tensor:
+    if len(index) <= number:
+        return index
+    return index[torch.randperm(len(index))[:number].to(index.device)].sort().values

@@ -1,0 +1,109 @@
+"""The attention layers of the transformer: deformable attention over the maps, self-attention between queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridzoo.ops.ms_deform_attn import ms_deform_attn
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention (https://arxiv.org/abs/2010.04159, equation 3) with its residual.
+
+    Args:
+        dim, num_heads, num_levels, num_points: sizes.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Args:
+            query, query_pos: (B, Q, C).
+            memory: (B, S, C), the levels one after the other.
+            references: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, relative to the padded maps.
+            shapes: (height, width) per level.
+            padding: (B, S) bool, True where memory is not read, or None.
+
+        Returns:
+            (B, Q, C), the query plus what it read.
+        """
+        batch, queries = query.shape[:2]
+        q = query + query_pos
+        value = self.value_proj(memory)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        grid = (batch, queries, self.num_heads, self.num_levels, self.num_points)
+        # Locations stay in fp32 under autocast: 16 bits cannot tell the pixels of a large map apart.
+        offsets = self.sampling_offsets(q).view(*grid, 2).to(references.dtype)
+        weights = self.attention_weights(q).view(*grid[:3], -1).softmax(-1).view(grid)
+        if references.shape[-1] == 2:
+            sizes = references.new_tensor([(w, h) for h, w in shapes])  # (L, 2)
+            locations = references[:, :, None, :, None] + offsets / sizes[:, None]
+        else:
+            scale = references[:, :, None, :, None, 2:] * (0.5 / self.num_points)
+            locations = references[:, :, None, :, None, :2] + offsets * scale
+        return query + self.output_proj(ms_deform_attn(value, shapes, locations, weights.to(value.dtype)))
+
+
+def offset_bias(num_heads: int, num_levels: int, num_points: int) -> Tensor:
+    """First bias of `sampling_offsets`: head h looks along the angle 2 pi h / H, point p at p + 1 pixels."""
+    angles = torch.arange(num_heads, dtype=torch.float32) * (2.0 * math.pi / num_heads)
+    grid = torch.stack((angles.cos(), angles.sin()), -1)
+    grid = grid / grid.abs().amax(-1, keepdim=True)
+    steps = torch.arange(1, num_points + 1, dtype=torch.float32)
+    return (grid[:, None, None] * steps[:, None]).expand(-1, num_levels, -1, -1).reshape(-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of the queries among themselves, with its residual; positions enter query and key only."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, x: Tensor, pos: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """x, pos (B, Q, C); allowed (Q, Q) bool, True where a row may look -> (B, Q, C)."""
+        both, last = x.shape[-1] * 2, x.shape[-1]
+        qk = F.linear(x + pos, self.in_proj_weight[:both], self.in_proj_bias[:both])
+        v = F.linear(x, self.in_proj_weight[both:], self.in_proj_bias[both:])
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (qk[..., :last], qk[..., last:], v)
+        )  # (B, H, Q, D)
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return x + self.out_proj(read.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """x + fc2(relu(fc1(x)))."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.relu(self.fc1(x)))

@@ -1,0 +1,175 @@
+"""Collaborative hybrid assignments: auxiliary heads on the encoder's output, decoder queries made of their positives.
+
+Co-DETR (https://arxiv.org/abs/2211.12860), sections 3.2 and 3.3. An RoI branch and an ATSS head supervise the encoder
+with one-to-many assignments, and what they call positive enters the decoder as further queries with known targets
+("customised positive queries"), one decoder pass per head. Nothing here is used at inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hybridzoo.layers.boxes import xyxy_to_cxcywh
+from hybridzoo.models.co_detr.atss import ATSSHead
+from hybridzoo.models.co_detr.configuration import CoDetrConfig
+from hybridzoo.models.co_detr.geometry import Canvas, box_positions, inverse_sigmoid
+from hybridzoo.models.co_detr.losses import Objects, losses_of_targets
+from hybridzoo.models.co_detr.roi import Positives, RoIHead
+from hybridzoo.models.co_detr.rpn import RegionProposals
+from hybridzoo.models.co_detr.transformer import DEFORMABLE_EPS, Decoded
+
+LEAST_QUERIES = 9
+Losses = dict[str, Tensor | list[Tensor]]
+Decode = Callable[[Tensor, Tensor | None, Tensor], Decoded]  # content, query_pos, references
+
+
+class AuxiliaryQueries(nn.Module):
+    """Queries of known boxes for the decoder; one set of projections per head.
+
+    Co-DINO embeds the box alone; Co-Deformable-DETR embeds box, feature and, as one number, the head.
+
+    Args:
+        config: sizes.
+        heads: how many auxiliary heads there are.
+    """
+
+    def __init__(self, config: CoDetrConfig, heads: int) -> None:
+        super().__init__()
+        dim = self.dim = config.d_model
+        self.dino = config.variant == "dino"
+        wide = dim if self.dino else 2 * dim
+        self.position = nn.ModuleList(nn.Linear(2 * dim, wide) for _ in range(heads))
+        self.position_norm = nn.ModuleList(nn.LayerNorm(wide) for _ in range(heads))
+        if not self.dino:
+            self.feature = nn.ModuleList(nn.Linear(dim, dim) for _ in range(heads))
+            self.feature_norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(heads))
+            self.head_embed = nn.Parameter(torch.zeros(heads))
+
+    def forward(self, head: int, boxes_cxcywh: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, M, 4) normalised boxes, (B, M, C) -> content (B, M, C), and positions (B, M, C) or None for Co-DINO."""
+        # The boxes pass through the inverse sigmoid and back, as in the original: it bounds them.
+        bounded = inverse_sigmoid(boxes_cxcywh, DEFORMABLE_EPS).sigmoid()
+        x = box_positions(bounded, self.dim).to(self.position[head].weight.dtype)  # type: ignore[arg-type]
+        x = self.position_norm[head](self.position[head](x))
+        if self.dino:
+            return x, None
+        pos, content = x.split(self.dim, dim=-1)
+        content = content + self.feature_norm[head](self.feature[head](features.to(x.dtype)))
+        return content, pos + self.head_embed[head]
+
+
+class Collaborative(nn.Module):
+    """The auxiliary heads, their losses, and the losses of their customised queries.
+
+    Args:
+        config: which heads there are, and their sizes.
+    """
+
+    def __init__(self, config: CoDetrConfig) -> None:
+        super().__init__()
+        dim = config.d_model
+        self.config = config
+        self.downsample = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, stride=2, padding=1), nn.GroupNorm(config.norm_groups, dim)
+        )
+        if config.use_roi_head:
+            self.rpn, self.roi = RegionProposals(config), RoIHead(config)
+        if config.use_atss_head:
+            self.atss = ATSSHead(config)
+        self.head_numbers = [i for i, on in enumerate((config.use_roi_head, config.use_atss_head)) if on]
+        if config.use_aux_queries:
+            self.queries = AuxiliaryQueries(config, len(self.head_numbers))
+
+    def forward(self, memory: Tensor, canvas: Canvas, objects: Objects, decode: Decode) -> Losses:
+        """Every auxiliary loss by its original name.
+
+        Args:
+            memory: (B, S, C), the encoder's output.
+            canvas: of the batch.
+            objects: of the batch.
+            decode: runs the decoder on (content, query_pos, references).
+        """
+        sizes = [h * w for h, w in canvas.shapes]
+        maps = [
+            m.transpose(1, 2).unflatten(2, shape)
+            for m, shape in zip(memory.split(sizes, 1), canvas.shapes, strict=True)
+        ]
+        maps.append(self.downsample(maps[-1]))
+        strides = [*self.config.feature_strides, 2 * self.config.feature_strides[-1]]
+        objects_xyxy = objects.boxes_xyxy()
+        losses: Losses = {}
+        positives: list[Positives] = []
+        if self.config.use_roi_head:
+            rpn_losses, proposals = self.rpn(maps, strides, objects_xyxy, canvas.limits)
+            roi_losses, found = self.roi(maps[:-1], strides[:-1], proposals, objects_xyxy, objects.labels)
+            losses |= rpn_losses | roi_losses
+            positives.append(found)
+        if self.config.use_atss_head:
+            atss_losses, found = self.atss(maps, strides, objects_xyxy, objects.labels)
+            losses |= atss_losses
+            positives.append(found)
+        if self.config.use_aux_queries:
+            for place, (number, found) in enumerate(zip(self.head_numbers, positives)):
+                losses |= self._query_losses(place, f"aux{number}", found, objects, decode)
+        return losses
+
+    def _query_losses(
+        self, place: int, suffix: str, found: Positives, objects: Objects, decode: Decode
+    ) -> dict[str, Tensor]:
+        config = self.config
+        index = select_queries(found.labels, config.num_labels, config.max_positive_queries)  # (B, M)
+        labels = found.labels.gather(1, index)
+        limits = objects.limits[:, None]
+
+        def pick(x: Tensor) -> Tensor:
+            return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+        references = xyxy_to_cxcywh(pick(found.boxes) / limits)
+        targets = xyxy_to_cxcywh(pick(found.targets) / limits)
+        content, pos = self.queries(place, references, pick(found.features))
+        decoded = decode(content, pos, references)
+        depth = len(decoded.logits)
+        image, query = (labels < config.num_labels).nonzero(as_tuple=True)
+        count = len(image)
+        layer = torch.arange(depth, device=labels.device).repeat_interleave(count)
+        per_layer = losses_of_targets(
+            torch.stack(decoded.logits),
+            torch.stack(decoded.boxes),
+            (layer, image.repeat(depth), query.repeat(depth)),
+            labels[image, query].repeat(depth),
+            targets[image, query].repeat(depth, 1),
+            objects.limits,
+            positives=count,
+            quality=config.variant == "dino",
+        )
+        losses = {}
+        for name, values in zip(("loss_cls", "loss_bbox", "loss_iou"), per_layer):
+            for i, value in enumerate(values):
+                prefix = "" if i == depth - 1 else f"d{i}."
+                losses[f"{prefix}{name}_{suffix}"] = value * config.aux_query_loss_weight
+        return losses
+
+
+def select_queries(labels: Tensor, background: int, most: int) -> Tensor:
+    """Which samples of each image become queries: (B, N) labels -> (B, M) indices.
+
+    M is the largest number of positives of an image, at most `most` and at least 9. An image with more keeps a random
+    subset, one with fewer is filled up with random background. Where an image has too little of that, all images take
+    fewer (the original stops there, or silently leaves the loss out).
+    """
+    positives = [(row < background).nonzero().flatten() for row in labels]
+    size = max(LEAST_QUERIES, min(most, max(len(p) for p in positives)))
+    size = min(size, labels.shape[1])
+    chosen = []
+    for row, positive in zip(labels, positives):
+        if len(positive) > size:
+            positive = positive[torch.randperm(len(positive))[:size].to(positive.device)]
+        elif len(positive) < size:
+            negative = (row == background).nonzero().flatten()
+            order = torch.randperm(len(negative))[: size - len(positive)].to(negative.device)
+            positive = torch.cat((positive, negative[order]))
+        chosen.append(positive)
+    return torch.stack(chosen)

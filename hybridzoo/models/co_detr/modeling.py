@@ -1,0 +1,324 @@
+"""Co-DETR: DETRs with Collaborative Hybrid Assignments Training (Zong, Song and Liu, https://arxiv.org/abs/2211.12860).
+
+Two detectors: Co-DINO and Co-Deformable-DETR. Backbone, neck, deformable encoder, proposals, decoder; in training also
+denoising queries (Co-DINO), an RoI branch and an ATSS head on the encoder's output, and decoder queries of their
+positives. Original code: Sense-X/Co-DETR (mmdet 2.25) and its port in mmdetection 3; here without mmcv, with the same
+numbers. Different from the original:
+
+- an image that gives too few samples for customised queries makes the batch use fewer, where the original stops;
+- an encoder with fewer tokens than queries (tiny images) gives as many queries as tokens;
+- boxes of models without padding mask (large-scale jitter) are given relative to the image as well;
+- the parameters have names of their own; `convert.py` translates.
+
+Shapes: B images, C = d_model, S tokens of all levels, Q queries, K classes, D decoder layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
+
+from hybridzoo.modeling import ZooModel
+from hybridzoo.models.co_detr.backbone_weights import load_backbone, read_backbone
+from hybridzoo.models.co_detr.backbones import Backbone
+from hybridzoo.models.co_detr.collaborative import Collaborative
+from hybridzoo.models.co_detr.configuration import CoDetrConfig
+from hybridzoo.models.co_detr.denoising import Denoising, DenoisingQueries
+from hybridzoo.models.co_detr.geometry import Canvas, make_canvas
+from hybridzoo.models.co_detr.initialization import init_weights
+from hybridzoo.models.co_detr.inputs import check_images, check_mask, read_labels
+from hybridzoo.models.co_detr.losses import Objects, match, query_losses
+from hybridzoo.models.co_detr.necks import ChannelMapper, SimpleFeaturePyramid
+from hybridzoo.models.co_detr.transformer import Decoded, Decoder, Encoder, Heads, Proposals, TwoStage
+
+LOSS_NAMES = ("loss_cls", "loss_bbox", "loss_iou")
+
+
+@dataclass
+class CoDetrObjectDetectionOutput(ModelOutput):
+    """What the model returns.
+
+    Attributes:
+        loss: scalar fp32, the sum of every entry of `loss_dict` whose name contains "loss".
+        loss_dict: name -> scalar, the original's names; losses per level are summed.
+        logits: (B, Q, K), a sigmoid each; there is no class for background.
+        pred_boxes: (B, Q, 4) cxcywh relative to the image, in [0, 1].
+        encoder_last_hidden_state: (B, S, C), if hidden states are asked for.
+        hidden_states: D tensors (B, Q, C) of the decoder, if asked for.
+        auxiliary_logits: (D, B, Q, K) of every decoder layer, if hidden states are asked for or in training.
+        auxiliary_boxes: (D, B, Q, 4) with them.
+        enc_outputs_class: logits of the encoder's proposals, (B, Q, K), or (B, S, K) for Co-Deformable-DETR; with them.
+        enc_outputs_coord: their boxes (B, Q or S, 4) cxcywh; with them.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    auxiliary_logits: Tensor | None = None
+    auxiliary_boxes: Tensor | None = None
+    enc_outputs_class: Tensor | None = None
+    enc_outputs_coord: Tensor | None = None
+
+
+class CoDetrForObjectDetection(ZooModel):
+    """Co-DINO or Co-Deformable-DETR.
+
+    Args:
+        config: sizes, losses and labels.
+    """
+
+    config_class = CoDetrConfig
+    base_model_prefix = "co_detr"
+    main_input_name = "pixel_values"
+    family = "co_detr"
+    task = "object-detection"
+    head_names = ("heads.classify",)
+    _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer", "RotaryBlock", "SwinStage"]
+    _supports_sdpa = True
+
+    def __init__(self, config: CoDetrConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.backbone = Backbone(config)
+        if config.backbone == "vit":
+            self.neck: nn.Module = SimpleFeaturePyramid(config.feature_channels[0], config.d_model)
+        else:
+            self.neck = ChannelMapper(
+                config.feature_channels, config.d_model, config.num_feature_levels, config.norm_groups
+            )
+        self.encoder = Encoder(config)
+        self.two_stage = TwoStage(config)
+        self.query_embedding = nn.Embedding(config.num_queries, config.d_model)
+        self.query_embedding.init_rule = "normal"  # type: ignore[assignment]
+        self.decoder = Decoder(config)
+        self.heads = Heads(config)
+        if config.use_denoising:
+            self.denoising = Denoising(config)
+        if config.use_roi_head or config.use_atss_head:
+            self.collaborative = Collaborative(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_weights(module, self.config)
+
+    @classmethod
+    def is_head_key(cls, key: str) -> bool:
+        """Whether a parameter's size follows the number of classes."""
+        parts = (
+            "heads.classify.",
+            "denoising.label_embedding.",
+            "collaborative.roi.fc_",
+            "collaborative.atss.atss_cls.",
+        )
+        return key.startswith(parts)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CoDetrObjectDetectionOutput | tuple[Any, ...]:
+        """Detect objects.
+
+        In training every loss is computed, with denoising queries and auxiliary heads. In eval mode with labels the
+        loss is that of the query head alone, which draws no random numbers.
+
+        Args:
+            pixel_values: (B, num_channels, H, W) normalised floats, padded at the right and the bottom with zeros.
+            pixel_mask: (B, H, W) integers or bool, 1 at the image, 0 at padding; None: no padding.
+            labels: per image a dictionary with `class_labels` (n,) int64 and `boxes` (n, 4) cxcywh relative to the
+                image (not to the padded canvas); n may be 0, other keys are ignored.
+            output_hidden_states: also return the decoder's states and predictions of every layer, and the encoder's.
+            return_dict: False gives a plain tuple.
+
+        Returns:
+            `CoDetrObjectDetectionOutput`.
+
+        Raises:
+            InputError: images, mask or labels of the wrong shape, type or range.
+        """
+        check_images(pixel_values, self.config.num_channels)
+        dtype = self.encoder.level_embed.dtype
+        pixel_values = pixel_values.to(dtype)
+        batch = len(pixel_values)
+        mask = check_mask(pixel_mask, pixel_values)
+        pixel_values, mask = self._pad(pixel_values, mask)
+        maps = self.neck(self.backbone(pixel_values))
+        canvas = make_canvas(mask if self.config.use_padding_mask else None, maps, pixel_values.shape[-2:])
+        # Without a padding mask the network sees one canvas; outside, boxes are relative to the image all the same.
+        rescale = None
+        if not self.config.use_padding_mask and mask is not None:
+            rescale = canvas.limits / make_canvas(mask, maps, pixel_values.shape[-2:]).limits
+        objects = None
+        if labels is not None:
+            objects = read_labels(labels, batch, self.config.num_labels, canvas.limits, rescale)
+        memory, _ = self.encoder(maps, canvas)
+        proposals = self.two_stage(memory, canvas, self.heads)
+        wants_states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
+        everything = bool(wants_states or objects is not None)
+        decoded, dn = self._decode_queries(memory, proposals, canvas, objects, all_layers=everything)
+        first = 0 if dn is None else dn.content.shape[1]
+        logits, boxes = decoded.logits[-1][:, first:], decoded.boxes[-1][:, first:]
+        output = CoDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes)
+        if objects is not None:
+            output.loss_dict = self._losses(memory, proposals, canvas, objects, decoded, dn)
+            output.loss = torch.stack([v for k, v in output.loss_dict.items() if "loss" in k]).sum()
+        if rescale is not None:
+            output.pred_boxes = boxes * rescale[:, None]
+        if wants_states:
+            output.encoder_last_hidden_state = memory
+            output.hidden_states = tuple(s[:, first:] for s in decoded.states)
+            output.auxiliary_logits = torch.stack([x[:, first:] for x in decoded.logits])
+            output.auxiliary_boxes = torch.stack([x[:, first:] for x in decoded.boxes])
+            output.enc_outputs_class, output.enc_outputs_coord = proposals.logits, proposals.boxes
+        return output if (return_dict if return_dict is not None else self.config.return_dict) else output.to_tuple()
+
+    def _pad(self, pixel_values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Zeros at the right and the bottom up to a multiple of what the backbone needs; the mask knows of them."""
+        height, width = pixel_values.shape[-2:]
+        down, right = -height % self.backbone.multiple, -width % self.backbone.multiple
+        if not down and not right:
+            return pixel_values, mask
+        if mask is None:
+            mask = pixel_values.new_ones(len(pixel_values), height, width, dtype=torch.bool)
+        return F.pad(pixel_values, (0, right, 0, down)), F.pad(mask, (0, right, 0, down))
+
+    def _decode_queries(
+        self, memory: Tensor, proposals: Proposals, canvas: Canvas, objects: Objects | None, *, all_layers: bool
+    ) -> tuple[Decoded, DenoisingQueries | None]:
+        """The matched queries, behind the denoising queries in training."""
+        references = proposals.references
+        count = references.shape[1]
+        content = self.query_embedding.weight[:count].expand(len(memory), -1, -1)
+        dn = None
+        if objects is not None and self.training and self.config.use_denoising:
+            dn = self.denoising(objects.labels, objects.boxes, count)
+        if dn is not None:
+            content = torch.cat((dn.content.to(content.dtype), content), 1)
+            references = torch.cat((dn.references, references), 1)
+        decoded = self.decoder(
+            content,
+            proposals.query_pos,
+            references,
+            memory,
+            canvas,
+            self.heads,
+            allowed=None if dn is None else dn.allowed,
+            all_layers=all_layers,
+        )
+        return decoded, dn
+
+    def _losses(
+        self,
+        memory: Tensor,
+        proposals: Proposals,
+        canvas: Canvas,
+        objects: Objects,
+        decoded: Decoded,
+        dn: DenoisingQueries | None,
+    ) -> dict[str, Tensor]:
+        config, losses = self.config, cast(dict[str, Any], {})
+        quality = config.variant == "dino"
+        first = 0 if dn is None else dn.content.shape[1]
+        logits, boxes = torch.stack(decoded.logits), torch.stack(decoded.boxes)  # (D, B, P + Q, …)
+
+        def add(values: tuple[Tensor, ...], prefix: str) -> None:
+            for name, layers in zip(LOSS_NAMES, values):
+                for i, value in enumerate(layers):
+                    losses["" if i == len(layers) - 1 else f"d{i}."].update({prefix + name: value})
+
+        losses = {key: {} for key in ["", *(f"d{i}." for i in range(config.decoder_layers - 1))]}
+        matched_logits, matched_boxes = logits[:, :, first:], boxes[:, :, first:]
+        index = match(matched_logits, matched_boxes, objects)
+        add(query_losses(matched_logits, matched_boxes, index, objects, quality=quality), "")
+        enc_logits, enc_boxes = proposals.logits[None], proposals.boxes[None]
+        enc_objects = objects if quality else Objects([x * 0 for x in objects.labels], objects.boxes, objects.limits)
+        enc_index = match(enc_logits, enc_boxes, enc_objects)
+        add(query_losses(enc_logits, enc_boxes, enc_index, enc_objects, quality=quality), "enc_")
+        if dn is not None:
+            pair = logits[:, :, :first], boxes[:, :, :first]
+            add(query_losses(*pair, dn.object_index, objects, quality=True), "dn_")
+        named = {prefix + name: value for prefix, group in losses.items() for name, value in group.items()}
+        if self.training and config.use_denoising and dn is None:  # no object at all: the embedding stays in the graph
+            named["dn_loss_cls"] = self.denoising.label_embedding.weight[0, 0].float() * 0
+        if self.training and (config.use_roi_head or config.use_atss_head):
+
+            def decode(content: Tensor, query_pos: Tensor | None, references: Tensor) -> Decoded:
+                return self.decoder(content, query_pos, references, memory, canvas, self.heads)
+
+            for name, value in self.collaborative(memory, canvas, objects, decode).items():
+                named[name] = torch.stack(value).sum() if isinstance(value, list) else value
+        return named
+
+    def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
+        """Seeded images as large as the configuration resizes them to, and two objects each if labels are asked for."""
+        config, weight = self.config, self.encoder.level_embed
+        side = config.pad_size
+        height, width = (side, side) if side else (config.shortest_edge, config.longest_edge)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randn(batch_size, config.num_channels, height, width, generator=generator)
+        inputs: dict[str, Any] = {"pixel_values": pixels.to(weight.device, weight.dtype)}
+        if labels:
+            boxes = torch.tensor([[0.3, 0.4, 0.3, 0.5], [0.6, 0.5, 0.5, 0.4]], device=weight.device)
+            inputs["labels"] = [
+                {"class_labels": torch.tensor([i % config.num_labels, 0], device=weight.device), "boxes": boxes.clone()}
+                for i in range(batch_size)
+            ]
+        return inputs
+
+    def load_backbone(self, state: Mapping[str, Tensor], *, where: str = "the backbone's weights") -> None:
+        """Start the backbone from ImageNet weights (see `backbone_weights.load_backbone`)."""
+        load_backbone(self.backbone, state, where=where)
+
+    @classmethod
+    def from_backbone(cls, source: str | Path, **values: Any) -> Self:
+        """A model in train mode whose backbone has ImageNet weights; everything above it is random.
+
+        Args:
+            source: a weights file, or a name of timm with its tag (see `backbone_weights.read_backbone`).
+            **values: configuration values.
+
+        Raises:
+            CheckpointError: the weights cannot be read or are of another network.
+        """
+        model = cls(CoDetrConfig(**values))
+        model.load_backbone(read_backbone(model.backbone, source), where=str(source))
+        return model.train()
+
+    def without_auxiliary_heads(self) -> Self:
+        """This model for inference alone, sharing its weights: no auxiliary heads, no denoising embeddings.
+
+        Its outputs are the same, since nothing of that is read in eval mode; a saved file is a quarter smaller.
+        """
+        values = self.config.to_dict()
+        off = ("use_roi_head", "use_atss_head", "use_aux_queries", "use_denoising")
+        config = type(self.config).from_dict(values | dict.fromkeys(off, False))
+        with torch.device("meta"):
+            model = type(self)(config)
+        state = self.state_dict(keep_vars=True)
+        model.load_state_dict({k: state[k] for k in model.state_dict()}, assign=True)
+        return model.train(self.training)
+
+    def output_shape(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+        """(B, Q, K) of the logits."""
+        batch, _, height, width = inputs["pixel_values"].shape
+        sides = ((-(-height // s), -(-width // s)) for s in self.config.feature_strides)
+        return (batch, min(self.config.num_queries, sum(h * w for h, w in sides)), self.config.num_labels)
+
+    def save_extras(self, folder: Path) -> None:
+        """The image processor, in `preprocessor_config.json`."""
+        from hybridzoo.data.detection.processing import processor_for
+
+        processor_for(self.config).save_pretrained(folder)

@@ -1,0 +1,110 @@
+"""The region proposal network on the encoder's output maps: first half of the RoI branch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from hybridzoo.models.co_detr.anchors import assign_by_iou, decode, encode, grid_anchors, sample
+from hybridzoo.models.co_detr.configuration import CoDetrConfig
+
+SCALES = [4 * 2 ** (i / 3) for i in range(3)]
+RATIOS = [0.5, 1.0, 2.0]
+STDS = (1.0, 1.0, 1.0, 1.0)
+
+
+class RegionProposals(nn.Module):
+    """Objectness and boxes of nine anchors at every place of every map.
+
+    Args:
+        config: sizes and samples.
+    """
+
+    def __init__(self, config: CoDetrConfig) -> None:
+        super().__init__()
+        dim, count = config.d_model, len(SCALES) * len(RATIOS)
+        self.config = config
+        self.rpn_conv = nn.Conv2d(dim, dim, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(dim, count, 1)
+        self.rpn_reg = nn.Conv2d(dim, 4 * count, 1)
+        for layer in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
+            layer.init_rule = "normal_0.01"  # type: ignore[assignment]
+
+    def forward(
+        self, maps: list[Tensor], strides: list[int], objects_xyxy: list[Tensor], limits: Tensor
+    ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
+        """Losses per level, and proposals.
+
+        Args:
+            maps: per level (B, C, H_l, W_l).
+            strides: per level.
+            objects_xyxy: per image (n_i, 4) pixels; all count as one class.
+            limits: (B, 4) width, height, width, height of the images.
+
+        Returns:
+            `loss_rpn_cls` and `loss_rpn_bbox`, a scalar per level each; per image (M, 4) proposals, best first.
+        """
+        shapes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
+        anchors = grid_anchors(shapes, strides, SCALES, RATIOS, maps[0].device)
+        scores, deltas = [], []
+        for x in maps:
+            hidden = self.rpn_conv(x).relu()
+            scores.append(self.rpn_cls(hidden).permute(0, 2, 3, 1).flatten(1).float())  # (B, A_l)
+            deltas.append(self.rpn_reg(hidden).permute(0, 2, 3, 1).reshape(len(x), -1, 4).float())
+        losses = self._losses(scores, deltas, anchors, objects_xyxy)
+        with torch.no_grad():
+            proposals = [
+                self._proposals([s[b] for s in scores], [d[b] for d in deltas], anchors, limits[b])
+                for b in range(len(limits))
+            ]
+        return losses, proposals
+
+    def _losses(
+        self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], objects: list[Tensor]
+    ) -> dict[str, list[Tensor]]:
+        config = self.config
+        weight = config.decoder_layers * config.aux_loss_weight
+        sizes = [len(a) for a in anchors]
+        everything, score, delta = torch.cat(anchors), torch.cat(scores, 1), torch.cat(deltas, 1)
+        per_class, per_box = torch.zeros_like(score), torch.zeros_like(score)
+        count = 0
+        for b, boxes in enumerate(objects):
+            assigned = assign_by_iou(everything, boxes, positive=0.7, negative=0.3, low_quality=0.3)
+            positive, negative = sample(assigned, config.rpn_samples, config.rpn_positive_fraction)
+            count += max(len(positive), 1) + max(len(negative), 1)
+            chosen = torch.cat((positive, negative))
+            target = torch.zeros(len(chosen), device=score.device)
+            target[: len(positive)] = 1.0
+            loss = F.binary_cross_entropy_with_logits(score[b, chosen], target, reduction="none")
+            goal = encode(everything[positive], boxes[assigned[positive]], STDS)
+            error = (delta[b, positive] - goal).abs().sum(-1)
+            row = torch.full_like(chosen, b)
+            per_class = per_class.index_put((row, chosen), loss)
+            per_box = per_box.index_put((row[: len(positive)], positive), error)
+        scale = weight / count
+        # Levels without samples keep their place in the graph, which distributed training needs.
+        return {
+            "loss_rpn_cls": [x.sum() * scale + s.sum() * 0 for x, s in zip(per_class.split(sizes, 1), scores)],
+            "loss_rpn_bbox": [x.sum() * scale + d.sum() * 0 for x, d in zip(per_box.split(sizes, 1), deltas)],
+        }
+
+    def _proposals(self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limit: Tensor) -> Tensor:
+        """The boxes of one image after NMS within each level."""
+        config = self.config
+        kept_scores, kept_boxes, levels = [], [], []
+        for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors)):
+            score = score.sigmoid()
+            if config.rpn_nms_pre < len(score):
+                score, order = score.sort(descending=True)
+                score, order = score[: config.rpn_nms_pre], order[: config.rpn_nms_pre]
+                delta, anchor = delta[order], anchor[order]
+            kept_scores.append(score)
+            kept_boxes.append(decode(anchor, delta, STDS, limit))
+            levels.append(torch.full((len(score),), level, device=score.device))
+        score, boxes, level = torch.cat(kept_scores), torch.cat(kept_boxes), torch.cat(levels)
+        fine = (boxes[:, 2:] > boxes[:, :2]).all(-1)
+        score, boxes, level = score[fine], boxes[fine], level[fine]
+        keep = batched_nms(boxes, score, level, config.rpn_nms_iou)
+        return boxes[keep[: config.rpn_max_proposals]]

@@ -83,7 +83,7 @@ def _check(kind: str, values: dict[str, Any]) -> None:
         raise ConfigError("backbone_config: out_indices, channels and strides of a timm backbone must be of one length")
     if kind == "vit" and values["embed_dim"] % (4 * values["num_heads"]):
         raise ConfigError(
-            f"backbone_config: embed_dim={values['embed_dim']} must be a multiple of {4 * values['num_heads']} (4 num_heads)"
+            f"backbone_config: embed_dim={values['embed_dim']} must be a multiple of {4 * values['num_heads']}"
         )
 
 

@@ -128,7 +128,8 @@ def _define(name: str, module: str, kept_shape: Callable[..., tuple[int, ...]]) 
     def scan(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, seq_idx, cu_seqlens) -> tuple[Tensor, Tensor]:
         inputs = (u, dt, A, B, C, D, z, dt_bias, initial_state)
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-        run = forward if torch.compiler.is_compiling() else eager
+        # meta tensors know shapes only, which the operator gives; autocast does not know their device
+        run = forward if torch.compiler.is_compiling() or u.is_meta else eager
         y, final, _ = run(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, seq_idx, cu_seqlens, keep)
         return y, final
 

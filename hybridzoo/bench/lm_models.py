@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hybridzoo.errors import ConfigError, unknown
+from hybridzoo.layers.cache import CACHE_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ class FixedKV:
         self.k = torch.empty(shape, device=device, dtype=dtype).normal_(0, 0.5)
         self.v = torch.empty(shape, device=device, dtype=dtype).normal_(0, 0.5)
         self.length = length
-        self.is_sliding = [False] * config.num_hidden_layers
+        self.is_sliding = self.is_linear = self.is_dummy = [False] * config.num_hidden_layers
 
     @property
     def nbytes(self) -> int:
@@ -172,17 +173,18 @@ def decoding_step(model: Any, batch: int, settings: LmSettings) -> tuple[Callabl
         return _zoo_step(model, ids, settings)
     if "fla." in type(model).__module__:
         prompt = torch.randint(0, vocabulary, (batch, 128), device=settings.device)
-        past = model(prompt, use_cache=True).past_key_values  # the state does not grow with the context
+        past = model(prompt, use_cache=True)[CACHE_NAME]  # the state does not grow with the context
 
         def step() -> Any:
-            return model(ids, past_key_values=past, use_cache=True).logits
+            return model(ids, use_cache=True, **{CACHE_NAME: past}).logits
 
         return step, step, 0
     kv = FixedKV(model.config, batch, settings.context, settings.device, settings.dtype)
     position = torch.full((batch, 1), settings.context - 1, device=settings.device)
 
     def call() -> Any:
-        return model(ids, past_key_values=kv, position_ids=position, use_cache=True, logits_to_keep=1).logits
+        named = {CACHE_NAME: kv}
+        return model(ids, position_ids=position, use_cache=True, logits_to_keep=1, **named).logits
 
     return call, call, kv.nbytes
 

@@ -20,10 +20,10 @@ import torch
 from torch.utils.data import Dataset
 
 from hybridzoo.data.text_stream import IGNORED, PackedStream, Sequences, encode_documents, pack
+from hybridzoo.data.text_stream_tokenizers import KEPT_FROM, kept_folder
 from hybridzoo.errors import DataError
 
 _ENCODE = 2000  # documents that are tokenised together
-_CACHED = 8_000_000  # characters from which on tokens are kept on the disk
 _CACHE_FORMAT = "documents 1"  # change it when encode_documents gives other tokens
 _REMEMBER = 64  # places that a stream keeps
 
@@ -42,10 +42,9 @@ def encode_split(tokenizer: Any, texts: Sequence[str], *, cache: Path | None = N
         cache: folder that keeps the tokens of texts of more than 8 MB, under the hash of texts and tokenizer; None is
             `$HYBRIDZOO_CACHE/tokens` or `~/.cache/hybridzoo/tokens`. One that cannot be written is not used.
     """
-    if sum(map(len, texts)) < _CACHED:
+    if sum(map(len, texts)) < KEPT_FROM:
         return _encode(tokenizer, texts)
-    home = Path(os.environ.get("HYBRIDZOO_CACHE", Path.home() / ".cache" / "hybridzoo"))
-    path = (cache or home / "tokens") / f"{_digest(tokenizer, texts)}.npz"
+    path = (cache or kept_folder("tokens")) / f"{_digest(tokenizer, texts)}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as kept:
         return kept["tokens"], kept["starts"]
     tokens, starts = _encode(tokenizer, texts)

@@ -5,7 +5,11 @@ Both kinds are byte-level: every text can be encoded, decoding gives back the te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hybridzoo.errors import ConfigError, InputError
@@ -13,6 +17,7 @@ from hybridzoo.errors import ConfigError, InputError
 SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2: the defaults of the zoo's language models
 PAD, BOS, EOS = range(3)
 BYTES = 256 + len(SPECIAL)
+KEPT_FROM = 8_000_000  # characters from which on tokens and tokenizers are kept on the disk
 
 
 def train_lm_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
@@ -50,6 +55,32 @@ def train_lm_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     if not seen.characters:
         raise ConfigError("there is no text to train a tokenizer on")
     return wrap(tokenizer)
+
+
+def kept_folder(name: str) -> Path:
+    """`$HYBRIDZOO_CACHE/NAME`, or `~/.cache/hybridzoo/NAME`."""
+    return Path(os.environ.get("HYBRIDZOO_CACHE", Path.home() / ".cache" / "hybridzoo")) / name
+
+
+def kept_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
+    """As `train_lm_tokenizer`; of texts of more than 8 MB the result is kept, under the hash of texts and size."""
+    if sum(map(len, texts)) < KEPT_FROM:
+        return train_lm_tokenizer(texts, vocab_size)
+    from tokenizers import Tokenizer
+
+    found = hashlib.sha256(f"byte-level BPE 1 {vocab_size}".encode())
+    for text in texts:
+        found.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    path = kept_folder("tokenizers") / f"{found.hexdigest()[:32]}.json"
+    with contextlib.suppress(Exception):  # absent or damaged (tokenizers raises bare Exceptions): it is made again
+        return wrap(Tokenizer.from_file(str(path)))
+    tokenizer = train_lm_tokenizer(texts, vocab_size)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        staged.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+        os.replace(staged, path)
+    return tokenizer
 
 
 def byte_tokenizer() -> Any:

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hybridzoo.errors import InputError
 from hybridzoo.layers.mixer import State
 
 # transformers 5.17: crop(max_length), negative to remove; 5.23: crop(tokens_to_remove)
 _CROP_REMOVES = "tokens_to_remove" in inspect.signature(Cache.crop).parameters
+# transformers 5.24 calls the cache `cache` in forward, generate and outputs; before, it was `past_key_values`
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class HybridCache(Cache):
@@ -184,6 +187,11 @@ class HybridCache(Cache):
         """Per layer; transformers asks before it slices masks, which it need not."""
         return [False] * len(self)
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """Never: transformers would feed all tokens again to a cache whose layers are all linear."""
+        return [False] * max(len(self), 1)
+
     def reset(self) -> None:
         """Forget everything; a static cache keeps its place."""
         if self.static:
@@ -260,3 +268,20 @@ class HybridCache(Cache):
             )
         assert isinstance(self.past, int)
         self.advance(-removed, self.past - removed)
+
+
+def cache_of(past_key_values: Any, cache: Any = None) -> HybridCache | None:
+    """The one that is given under either name; caches of transformers hold keys and values only.
+
+    Raises:
+        InputError: both are given, or a cache of another kind.
+    """
+    if past_key_values is not None and cache is not None:
+        raise InputError("cache and past_key_values are two names of one argument; give one of them")
+    given = past_key_values if cache is None else cache
+    if given is not None and not isinstance(given, HybridCache):
+        raise InputError(
+            f"past_key_values must be a HybridCache of this model, got {type(given).__name__}; "
+            "model.new_cache() makes one"
+        )
+    return given

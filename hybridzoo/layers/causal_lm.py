@@ -19,7 +19,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hybridzoo.errors import InputError
-from hybridzoo.layers.cache import HybridCache
+from hybridzoo.layers.cache import CACHE_NAME, HybridCache, cache_of
 from hybridzoo.layers.decode_graph import DecodeGraph
 from hybridzoo.layers.decoder import HybridDecoder
 from hybridzoo.layers.decoder_inputs import Packing, Padding, embedded, packing_of, padding_of
@@ -94,6 +94,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         past_key_values: HybridCache | None = None,
+        cache: HybridCache | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         seq_idx: Tensor | None = None,
@@ -114,6 +115,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             inputs_embeds: (B, T, D) instead of input_ids.
             labels: (B, T) ids; position t is trained to give labels[t + 1], and -100 is left out.
             past_key_values: a cache of this model, see `new_cache`.
+            cache: the same under the name that transformers uses from 5.24 on.
             use_cache: return a cache; on if one is passed.
             cu_seqlens: (S + 1,) bounds of documents packed into one row.
             seq_idx: (B, T) integers, another one for each document of a row.
@@ -129,7 +131,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         Raises:
             InputError: inputs of the wrong shape, type or range, or a cache of another model.
         """
-        _check_kind(past_key_values)
+        past_key_values = cache_of(past_key_values, cache)
         compiling = torch.compiler.is_compiling()
         look = not compiling and not _capturing()
         decoding = past_key_values is not None and past_key_values.columns > 0
@@ -147,13 +149,12 @@ class HybridCausalLM(ZooModel, GenerationMixin):
                 )
             hidden, states = self._run_packed(x, packing, keep)
         elif cached or past_key_values is not None:
-            cache = past_key_values if past_key_values is not None else self.new_cache()
-            if look and DecodeGraph.wanted(cache, input_ids, x, keep):
-                replayed = self._replay(cache, input_ids, attention_mask)
+            past_key_values = past_key_values if past_key_values is not None else self.new_cache()
+            if look and DecodeGraph.wanted(past_key_values, input_ids, x, keep):
+                replayed = self._replay(past_key_values, input_ids, attention_mask)
                 if replayed is not None:
-                    return self._result(None, replayed, cache, (), return_dict)
-            hidden, states = self._run_cached(x, attention_mask, cache, keep, look)
-            past_key_values = cache
+                    return self._result(None, replayed, past_key_values, (), return_dict)
+            hidden, states = self._run_cached(x, attention_mask, past_key_values, keep, look)
         else:
             self._warn_long(x.shape[1])
             padding = padding_of(attention_mask, x.shape[0], x.shape[1], 0, may_wait=look)
@@ -169,7 +170,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
     def _result(
         self, loss: Tensor | None, logits: Tensor, cache: Any, states: tuple[Tensor, ...], return_dict: bool | None
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=states or None)  # type: ignore[arg-type]
+        out = CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=states or None, **{CACHE_NAME: cache})  # type: ignore[arg-type]
         return out if return_dict is None or return_dict else out.to_tuple()
 
     def _run_plain(self, x: Tensor, padding: Padding | None, keep: bool) -> tuple[Tensor, list[Tensor]]:
@@ -342,10 +343,10 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> None:
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE_NAME)
         kind = generation_config.cache_implementation
         if given is not None:
-            _check_kind(given)
+            cache_of(given)
             given._is_user_defined = True  # type: ignore[attr-defined]
             return
         if generation_config.use_cache is False:
@@ -357,7 +358,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             )
         rows = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         size = max_cache_length + 1 if kind in ("static", "hybrid") else None
-        model_kwargs["past_key_values"] = self.new_cache(rows, size)
+        model_kwargs[CACHE_NAME] = self.new_cache(rows, size)
 
     @property
     def _is_stateful(self) -> bool:  # type: ignore[override]
@@ -384,15 +385,6 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         low = min(3, self.model.spec.vocab_size - 1)
         ids = torch.randint(low, self.model.spec.vocab_size, (batch_size, steps), generator=generator).to(self.device)
         return {"input_ids": ids, **({"labels": ids.clone()} if labels else {})}
-
-
-def _check_kind(cache: Any) -> None:
-    """Caches of transformers hold keys and values only."""
-    if cache is not None and not isinstance(cache, HybridCache):
-        raise InputError(
-            f"past_key_values must be a HybridCache of this model, got {type(cache).__name__}; "
-            "model.new_cache() makes one"
-        )
 
 
 def _capturing() -> bool:

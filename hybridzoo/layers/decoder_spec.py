@@ -65,7 +65,7 @@ class DecoderSpec:
 class DecoderConfig(ZooConfig):
     """Base of the configurations whose model is the shared decoder."""
 
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  transformers' own attribute
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012  transformers' own attribute
 
     def decoder_spec(self) -> DecoderSpec:
         """The decoder that this configuration describes; raises ConfigError where it describes none."""

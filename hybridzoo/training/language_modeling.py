@@ -35,7 +35,7 @@ from hybridzoo.data.text_stream import (
     hub_shards,
 )
 from hybridzoo.data.text_stream_dataset import PackedText, StreamedText, WindowedText
-from hybridzoo.data.text_stream_tokenizers import byte_tokenizer, check_vocabulary, train_lm_tokenizer
+from hybridzoo.data.text_stream_tokenizers import byte_tokenizer, check_vocabulary, kept_tokenizer
 from hybridzoo.errors import ConfigError, DataError
 from hybridzoo.training.objectives import Objective
 from hybridzoo.training.sampling import Key
@@ -89,7 +89,7 @@ def build_lm_tokenizer(given: str, texts: Any) -> Any:
     """
     if given == "bytes":
         return byte_tokenizer()
-    return train_lm_tokenizer(_some(texts), int(given.removeprefix("train:")))
+    return kept_tokenizer(list(_some(texts)), int(given.removeprefix("train:")))
 
 
 def _some(texts: Any) -> Iterator[str]:

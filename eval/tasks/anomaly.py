@@ -27,6 +27,7 @@ def _task(name: str, title: str, protocol: str = "official", primary: str = "mad
 ANOMALY_TASKS: tuple[dict[str, Any], ...] = (
     _task("texture_ad_mini", "TextureAD, three CC0 textures (276 test images)", "embedded"),
     _task("texture_ad", "TextureAD, ten textures with synthetic defects"),
+    _task("texture_ad_damage", "TextureAD, four textures drawn damaged by their artists"),
     _task("mvtec_ad", "MVTec-AD, 15 classes"),
     _task("mvtec_3d", "MVTec 3D-AD, colour images of 10 classes"),
     _task("visa", "VisA, 12 classes"),

@@ -103,7 +103,15 @@ SPECS: tuple[dict[str, Any], ...] = (
         "CC0-1.0 (3 classes), GPL-2.0-or-later (7 classes)",
         "scikit-image 0.26 and the Debian package openarena-081-textures",
         "root = the folder that `python -m hybridzoo.data.anomaly.textures SOURCES root` makes (its --help says from "
-        "what); root/real_damage holds pictures that were drawn damaged",
+        "what)",
+    ),
+    _set(
+        "texture_ad_damage",
+        "TextureAD's test of damage that was drawn by the textures' artists: four classes, no training images",
+        "read_texture_ad_damage",
+        "GPL-2.0-or-later",
+        "the Debian package openarena-081-textures",
+        "root = the folder that `python -m hybridzoo.data.anomaly.textures SOURCES root` makes",
     ),
     _set(
         "anomaly_folder",

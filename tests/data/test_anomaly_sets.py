@@ -306,3 +306,44 @@ def test_builder_writes_mvtecs_layout(tmp_path):
     assert data["test"].has_masks
     with pytest.raises(DataError, match="no such file"):
         textures.load_textures(tmp_path, textures.CC0)
+
+
+def test_the_builder_says_what_is_missing_and_overwrites_nothing(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        textures.main([str(tmp_path), str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="exists already"):
+        textures.main([str(tmp_path), str(tmp_path / "full")])
+
+
+def test_drawn_damage_is_found_and_turns_with_its_picture(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    good = random.integers(60, 200, (512, 512, 3), dtype=np.uint8)
+    truth = np.zeros((512, 512), bool)
+    truth[200:300, 300:420] = True
+    alpha = np.where(truth, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([good, alpha])).save(tmp_path / "hole.png")
+    brighter = np.where(truth[..., None], np.minimum(good.astype(int) + 40, 255), good).astype(np.uint8)
+    Image.fromarray(brighter).save(tmp_path / "spot.png")
+    array, where = textures.damage_of(Image.open(tmp_path / "hole.png"), good, True)
+    assert np.array_equal(where, truth)
+    assert (array[truth] == textures.HOLE).all()
+    assert np.array_equal(array[~truth], good[~truth])
+    _, where = textures.damage_of(Image.open(tmp_path / "spot.png"), good, False)
+    assert (where ^ truth).mean() < 0.01
+
+    monkeypatch.setattr(textures, "DAMAGED", (("a", "hole.png", True), ("a", "spot.png", False)))
+    sizes = textures.Sizes(side=96, train=0, validation=0, good=2, defects=3)
+    samples = list(textures.damaged_samples(tmp_path, {"a": good}, sizes))
+    assert [s.specie for s in samples] == ["good"] * 2 + ["hole"] * 3 + ["spot"] * 3
+    for sample in samples[2:5]:  # all of the hole, and nothing else, is dark
+        dark = sample.image.max(2) < 40
+        assert sample.mask is not None
+        assert (dark ^ sample.mask).mean() < 0.02
+        assert sample.mask.mean() > textures.LEAST_DAMAGE
+    textures.write_samples(iter(samples), tmp_path / "out" / "real_damage")
+    data = load_data("texture_ad_damage", root=tmp_path / "out")
+    assert data.info.sizes == {"test": 8}
+    assert sum(data["test"].labels) == 6

@@ -21,7 +21,6 @@ from hybridzoo.errors import DataError
 
 TEST_SHARE = 0.2  # of the normal images of a folder without splits
 NORMAL_NAMES, ABNORMAL_NAMES = ("normal", "good", "ok"), ("abnormal", "anomalous", "defect", "bad", "ng", "ko")
-MINI_FILE = "textures_cc0.npz.xz"
 MASK_NAMES = ("masks", "mask", "ground_truth")
 
 
@@ -94,6 +93,11 @@ def _read(layout: Any, name: str, root: Path, options: dict[str, Any], seed: int
 def read_mvtec(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """MVTec-AD and the sets that share its layout."""
     return _read(layouts.mvtec, "this data set", root, options, seed)
+
+
+def read_texture_ad_damage(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
+    """The part of TextureAD that was drawn damaged."""
+    return _read(layouts.mvtec, "texture_ad_damage", root / "real_damage", options, seed)
 
 
 def read_mvtec_3d(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
@@ -188,19 +192,14 @@ def _plain(root: Path, seed: int, options: dict[str, Any]) -> layouts.Parts:
 
 def read_texture_ad_mini(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """Crops and synthetic defects of the three embedded CC0 textures, made here; see `textures`."""
-    import io
-    import lzma
-
-    from hybridzoo.data.anomaly.textures import MINI, make_samples
+    from hybridzoo.data.anomaly.textures import MINI, MINI_FILE, embedded_textures, make_samples
     from hybridzoo.data.base import sha256_files
     from hybridzoo.data.readers.embedded import embedded_file
 
     path = embedded_file(MINI_FILE)
-    with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as stored:
-        textures = {name: stored[name][..., None] for name in stored.files}
     arrays: dict[str, np.ndarray] = {}
     entries: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
-    for sample in make_samples(textures, MINI):
+    for sample in make_samples(embedded_textures(), MINI):
         entry = sample.entry
         entries[sample.split].append(entry)
         arrays[entry.img_path] = sample.image

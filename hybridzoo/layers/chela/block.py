@@ -22,6 +22,7 @@ from hybridzoo.layers.chela.long_conv import MultiScaleConv
 from hybridzoo.layers.chela.norms import make_norm, zero_padding
 from hybridzoo.layers.chela.options import ChelaOptions
 from hybridzoo.layers.chela.short_conv import ShortConv
+from hybridzoo.layers.rotary import Rotary, rotate
 from hybridzoo.ops.linear_attention import linear_attention
 
 
@@ -44,13 +45,19 @@ class ChelaMixing(nn.Module):
         self.short = None
         if o.use_short:
             self.short = ShortConv(
-                width, o.short_width, o.short_branches, identity=o.short_identity, causal=causal, norm=o.branch_norm
+                width,
+                o.short_width,
+                o.short_branches,
+                identity=o.short_identity,
+                causal=causal,
+                norm=o.branch_norm,
+                merged=o.merged,
             )
         self.long, self.beside = None, None
         if o.use_long:
             self.long = MultiScaleConv(
                 width,
-                max_length,
+                max_length if o.kernel_length is None else o.kernel_length,
                 kernel_dim=o.kernel_dim,
                 n_scales=o.n_scales,
                 init_scale=o.init_scale,
@@ -60,10 +67,14 @@ class ChelaMixing(nn.Module):
                 decay=o.decay,
                 decay_min=o.decay_min,
                 decay_max=o.decay_max,
+                any_length=o.kernel_length is not None,
             )
             if o.long_short_parallel:
                 taps = o.long_short_parallel
-                self.beside = ShortConv(width, taps, ((taps, 1),), identity=False, causal=causal, norm=o.branch_norm)
+                self.beside = ShortConv(
+                    width, taps, ((taps, 1),), identity=False, causal=causal, norm=o.branch_norm, merged=o.merged
+                )
+        self.rotary = None
         if o.use_attention:
             if o.qk_proj == "shared":
                 self.z_proj = nn.Linear(width, z)
@@ -72,6 +83,8 @@ class ChelaMixing(nn.Module):
                 self.q_proj, self.k_proj = nn.Linear(width, z), nn.Linear(width, z)
             kind = o.attn_norm if o.attn_norm in ("rms", "layer") else "none"
             self.attn_norm = make_norm(kind, v // o.num_heads, eps)
+            if o.positions == "rotary":
+                self.rotary = Rotary(z // o.num_heads)
         self.v_proj, self.g_proj, self.o_proj = nn.Linear(width, v), nn.Linear(width, v), nn.Linear(v, width)
         if o.gate_residual == "update":
             self.u_proj, self.h_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -89,7 +102,7 @@ class ChelaMixing(nn.Module):
             y = self._long(x, valid)
             return y if self.short is None else self.short(zero_padding(F.silu(y), valid), valid)
         if self.short is not None:
-            x = zero_padding(F.silu(self.short(x, valid)), valid)
+            x = zero_padding(self.short(x, valid, "silu"), valid)
         return self._long(x, valid)
 
     def _long(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -97,64 +110,107 @@ class ChelaMixing(nn.Module):
             return x
         if self.beside is None:
             return self.long(x)
-        if self.beside.merged:
-            assert self.beside.deploy is not None
-            y = self.long(x, self.beside.deploy.weight[:, 0])
-            return y if self.beside.deploy.bias is None else y + self.beside.deploy.bias.to(y.dtype)
-        return self.long(x) + self.beside(x, valid)
+        if self.beside.follows_batches:
+            return self.long(x) + self.beside(x, valid)
+        taps, bias = self.beside.kernel()
+        y = self.long(x, taps)
+        return y if bias is None else y + bias.to(y.dtype)
 
-    def queries_keys(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, H, Z / H) each, feature map applied."""
+    def queries_keys(self, c: Tensor, tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """(B, T, H, Z / H) each, feature map and rotation applied."""
         if self.options.qk_proj == "shared":
             z = F.silu(self.z_proj(c))
             q, k = z * self.gamma[0] + self.beta[0], z * self.gamma[1] + self.beta[1]
         else:
             q, k = self.q_proj(c), self.k_proj(c)
         heads = (self.options.num_heads, self.z_width // self.options.num_heads)
-        return feature_map(q.unflatten(2, heads), self.options.feature_map), feature_map(
-            k.unflatten(2, heads), self.options.feature_map
-        )
+        q, k = (feature_map(x.unflatten(2, heads), self.options.feature_map) for x in (q, k))
+        if self.rotary is not None:
+            at = tables or self.rotary.tables(torch.arange(c.shape[1], device=c.device).unsqueeze(0), c.shape[1])
+            q, k = (rotate(x.transpose(1, 2), *at).transpose(1, 2) for x in (q, k))
+        return q, k
 
     def values(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, T, V)"""
-        return F.silu(self.v_proj(x if self.options.value_source == "input" else c))
+        """(B, T, H, V / H)"""
+        v = F.silu(self.v_proj(x if self.options.value_source == "input" else c))
+        return v.unflatten(2, (self.options.num_heads, -1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, **state: Any) -> Any:
-        """m (B, T, V) before its norm; with return_final_state also the state."""
-        v = v.unflatten(2, (self.options.num_heads, -1))
+    def select(
+        self,
+        x: Tensor,
+        c: Tensor,
+        valid: Tensor | None,
+        tables: tuple[Tensor, Tensor] | None = None,
+        before: Tensor | None = None,
+        keep_state: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """m (B, T, V), and the attention's state after the last position if it is to be kept.
+
+        Args:
+            x: (B, T, D) the layer's input.
+            c: (B, T, D) what the convolutions make of it.
+            valid: (B, T) bool, False at padding.
+            tables: cos and sin of the positions; None: they start at 0.
+            before: the state before the first position, see `linear_attention`.
+            keep_state: return the state; causal only.
+        """
+        v = self.values(x, c)
+        if not self.options.use_attention:
+            return v.flatten(2), None
+        q, k = self.queries_keys(c, tables)
+        dtype = v.dtype
+        v = v.float() if dtype == torch.float16 else v  # sums over many positions leave its range before their norm
         if valid is not None:
             k = k * valid[:, :, None, None].to(k.dtype)
-        result = linear_attention(
-            q, k, v.to(q.dtype), causal=self.causal, normalize=self.options.attn_norm == "denominator", **state
+        found = linear_attention(
+            q,
+            k,
+            v,
+            causal=self.causal,
+            normalize=self.options.attn_norm == "denominator",
+            initial_state=before,
+            return_final_state=keep_state,
         )
-        return result
+        m, after = found if isinstance(found, tuple) else (found, None)
+        return self.attn_norm(m).flatten(2).to(dtype), after
 
     def combine(self, x: Tensor, c: Tensor, m: Tensor) -> Tensor:
-        """Gate, project. m (B, T, H, V / H)."""
-        if self.options.use_attention:
-            m = self.attn_norm(m)
-        m = m.flatten(2)
+        """Gate m (B, T, V) and project; x (B, T, D) is the residual stream, which "update" blends with."""
         gate = self.g_proj(c)
-        h = (F.silu(gate) if self.options.gate_act == "silu" else gate.sigmoid()) * m
-        y = self.o_proj(h)
+        y = self.o_proj((F.silu(gate) if self.options.gate_act == "silu" else gate.sigmoid()) * m)
         if self.options.gate_residual == "update":
             return self.u_proj(c).sigmoid() * (F.silu(self.h_proj(c) + y) - x)
         return y
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D); valid (B, T) bool, False at padding, whose outputs mean nothing."""
+    def forward(self, x: Tensor, valid: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Mix a whole sequence.
+
+        Args:
+            x: (B, T, D).
+            valid: (B, T) bool, False at padding, whose outputs mean nothing.
+            residual: (B, T, D) what the result is added to, where that is not x (pre-norm).
+
+        Returns:
+            (B, T, D)
+        """
         c = self.convolve(x, valid)
-        v = self.values(x, c)
-        if not self.options.use_attention:
-            return self.combine(x, c, v.unsqueeze(2))
-        q, k = self.queries_keys(c)
-        return self.combine(x, c, self.attend(q, k, v, valid))
+        m, _ = self.select(x, c, valid)
+        return self.combine(x if residual is None else residual, c, m)
 
     def merge(self) -> None:
         """See `ShortConv.merge`."""
         for part in (self.short, self.beside):
             if part is not None:
                 part.merge()
+
+
+def merge_convolutions(model: nn.Module, config: Any) -> None:
+    """Merge the parallel convolutions of all layers, and note it in a configuration that has `mixer_options`."""
+    found = [module for module in model.modules() if isinstance(module, ChelaMixing)]
+    for module in found:
+        module.merge()
+    if found:
+        config.mixer_options = {**(config.mixer_options or {}), "merged": True}
 
 
 def feature_map(x: Tensor, kind: str) -> Tensor:

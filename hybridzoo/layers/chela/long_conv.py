@@ -7,6 +7,7 @@ Legend: B rows, T positions, D channels, C copies of the channels, k taps of a s
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ class MultiScaleConv(nn.Module):
             by a fixed a.
         decay_min, decay_max: the multiplier, spread evenly over the channels, or where a is drawn from.
         copies: C.
+        any_length: sequences may be longer; what lies max_length or more positions away is then not seen.
 
     Raises:
         ConfigError: an unknown choice, or sizes below 1.
@@ -60,6 +62,7 @@ class MultiScaleConv(nn.Module):
         decay_min: float = 2.0,
         decay_max: float = 2.0,
         copies: int = 1,
+        any_length: bool = False,
     ) -> None:
         super().__init__()
         for what, value, choices in (
@@ -75,7 +78,7 @@ class MultiScaleConv(nn.Module):
                 f"kernel_dim={kernel_dim}, n_scales={n_scales}, copies={copies}"
             )
         self.channels, self.max_length, self.copies, self.bidirectional = channels, max_length, copies, bidirectional
-        self.mode, self.interpolation, self.init_scale = mode, interpolation, init_scale
+        self.mode, self.interpolation, self.init_scale, self.any_length = mode, interpolation, init_scale, any_length
         self.decay_kind, self.decay_range = decay, (decay_min, decay_max)
         if n_scales is None:
             n_scales = max(1, 1 + math.ceil(math.log2(max_length / kernel_dim)) - init_scale)
@@ -89,6 +92,7 @@ class MultiScaleConv(nn.Module):
         self.register_buffer("kernel_norm", torch.empty(rows, channels, 1))
         if decay != "scale":
             self.decay = nn.Parameter(torch.empty(channels), requires_grad=decay == "learnable")
+        self._kept: tuple[Any, tuple[Tensor, Tensor | None]] | None = None
 
     def init_weights(self) -> None:
         """Sub-kernels and skip N(0, 1); the norm that the kernel starts with is kept for good."""
@@ -127,45 +131,79 @@ class MultiScaleConv(nn.Module):
         return whole
 
     def kernels(self, length: int) -> tuple[Tensor, Tensor | None]:
-        """Taps from the present position backwards (C D, <= length); if bidirectional the next ones forwards, too."""
-        whole = (self._unnormalised()[:, :, :length]) / self.kernel_norm.float()
-        if not self.bidirectional:
-            return whole.flatten(0, 1), None
-        back, ahead = whole.chunk(2)  # the first half of the rows looks back
-        return back.flatten(0, 1), ahead.flatten(0, 1)[:, : max(1, length - 1)]
+        """Taps from the present position backwards (C D, <= length); if bidirectional the next ones forwards, too.
+
+        In eval mode without gradients they are kept until a weight changes.
+        """
+        taps = min(length, self.max_length)
+        key = None
+        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            key = versions(self, taps)
+            if key is not None and self._kept is not None and self._kept[0] == key:
+                return self._kept[1]
+        whole = self._unnormalised()[:, :, :taps] / self.kernel_norm.float()
+        back, ahead = whole, None
+        if self.bidirectional:
+            back, ahead = whole.chunk(2)  # the first half of the rows looks back
+            ahead = ahead.flatten(0, 1)[:, : max(1, length - 1)]
+        found = back.flatten(0, 1), ahead
+        if key is not None:
+            self._kept = key, found
+        return found
+
+    def check_length(self, length: int) -> None:
+        """Raise InputError for sequences that the kernel was not made for."""
+        if length > self.max_length and not self.any_length:
+            raise InputError(
+                f"the sequence has {length} positions, the long convolution was made for at most {self.max_length}; "
+                "cut the input, or build the model with a larger max_length"
+            )
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """Convolve.
 
         Args:
             x: (B, T, D).
-            extra: (C D, W) further taps, W odd and centred if bidirectional, else ending at the present position; they
-                are added to the kernel before the transform.
+            extra: (C D, W) further taps, centred if bidirectional, else ending at the present position; they are added
+                to the kernel before the transform.
 
         Raises:
             InputError: T above max_length.
         """
         length = x.shape[1]
-        if length > self.max_length:
-            raise InputError(
-                f"the sequence has {length} positions, the long convolution was made for at most {self.max_length}; "
-                "cut the input, or build the model with a larger max_length"
-            )
+        self.check_length(length)
         with torch.autocast(x.device.type, enabled=False):
             back, ahead = self.kernels(length)
             if extra is not None:
-                back, ahead = _add_taps(back, ahead, extra.float(), length)
+                back, ahead = add_taps(back, ahead, extra.float(), length)
             inputs = x if self.copies == 1 else x.repeat(1, 1, self.copies)
             return long_conv(inputs, back, ahead if length > 1 else None, self.D.flatten().float())
 
 
-def _add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
-    """Add taps around the present position (or up to it) to a kernel in two directions."""
+def add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    """Add taps around the present position (or up to it) to a kernel of one or two directions.
+
+    Args:
+        back: (D, <= length) from the present position backwards.
+        ahead: (D, < length) from the next position on, or None.
+        extra: (D, W).
+        length: of the sequence; taps that reach beyond it are dropped.
+    """
     width = extra.shape[1]
-    here = width - 1 if ahead is None else width // 2
-    behind = extra[:, : here + 1].flip(1)[:, :length]
-    back = torch.cat([back[:, : behind.shape[1]] + behind, back[:, behind.shape[1] :]], 1)
-    if ahead is not None and width - 1 - here > 0:
-        later = extra[:, here + 1 :][:, : ahead.shape[1]]
-        ahead = torch.cat([ahead[:, : later.shape[1]] + later, ahead[:, later.shape[1] :]], 1)
-    return back, ahead
+    here = width - 1 if ahead is None else (width - 1) // 2
+    back = _sum(back, extra[:, : here + 1].flip(1)[:, :length])
+    return back, None if ahead is None else _sum(ahead, extra[:, here + 1 :][:, : max(1, length - 1)])
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """(D, M) + (D, N) -> (D, max(M, N)), the shorter one followed by zeros."""
+    taps = max(a.shape[1], b.shape[1])
+    return F.pad(a, (0, taps - a.shape[1])) + F.pad(b, (0, taps - b.shape[1]))
+
+
+def versions(module: nn.Module, *more: Any) -> Any:
+    """Changes whenever a parameter or buffer is written or replaced; None where torch does not count."""
+    try:
+        return (*more, *((t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers())))
+    except RuntimeError:
+        return None

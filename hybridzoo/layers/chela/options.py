@@ -14,6 +14,7 @@ GATE_RESIDUALS = ("add", "update")
 FEATURE_MAPS = ("identity", "elu1", "relu", "silu", "softmax")
 ATTN_NORMS = ("none", "rms", "layer", "denominator")
 CONV_ORDERS = ("short_long", "long_short")
+POSITIONS = ("none", "rotary")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class ChelaOptions:
         gate_residual: "add", or "update": x + u * (h - x) with a learned u as in Mega.
         feature_map: of q and k.
         attn_norm: what keeps the attention's scale: a norm over each head's values, the sum of weights, or nothing.
+        positions: "rotary" turns q and k by their position; the convolutions of the full layer make it needless.
+        kernel_length: taps of the long kernel. None: as many as the model is made for, and longer inputs are an error;
+            a number: positions further away are not seen by the convolution, inputs may be of any length, and the state
+            of a causal layer stays bounded.
+        merged: parallel convolutions are one from the start; set by `reparameterize`.
     """
 
     z_width: int | None = None
@@ -62,6 +68,9 @@ class ChelaOptions:
     gate_residual: str = "add"
     feature_map: str = "identity"
     attn_norm: str = "rms"
+    positions: str = "none"
+    kernel_length: int | None = None
+    merged: bool = False
 
     def check(self, width: int) -> tuple[int, int]:
         """Z and V for a layer of this width; raises ConfigError for values that do not fit."""
@@ -74,10 +83,22 @@ class ChelaOptions:
             ("attn_norm", ATTN_NORMS),
             ("conv_order", CONV_ORDERS),
             ("branch_norm", ("none", "batch")),
+            ("positions", POSITIONS),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(unknown(name, getattr(self, name), choices))
+        if self.attn_norm == "denominator" and self.feature_map in ("identity", "silu"):
+            raise ConfigError(
+                f"attn_norm='denominator' divides by a sum of weights, which feature_map={self.feature_map!r} lets be "
+                "zero or negative; use feature_map 'elu1', 'relu' or 'softmax', or attn_norm 'rms'"
+            )
+        if self.kernel_length is not None and self.kernel_length < 1:
+            raise ConfigError(f"kernel_length={self.kernel_length} must be at least 1, or None")
         z, v = self.z_width or max(1, width // 2), self.value_width or 2 * width
+        if self.positions == "rotary" and (z // self.num_heads) % 2:
+            raise ConfigError(
+                f"positions='rotary' turns pairs of channels: z_width={z} over num_heads={self.num_heads} must be even"
+            )
         if self.num_heads < 1 or z % self.num_heads or v % self.num_heads:
             raise ConfigError(f"num_heads={self.num_heads} must divide z_width={z} and value_width={v}")
         return z, v

@@ -7,6 +7,7 @@ Structural re-parameterisation as in RepVGG (https://arxiv.org/abs/2101.03697) a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +42,19 @@ class Branch(nn.Module):
 class ShortConv(nn.Module):
     """y = sum over branches of BN(conv(x)), (B, T, D) -> (B, T, D); padding must be zero.
 
+    Without batch norms, and in eval mode, the branches run as one convolution at any time.
+
     Args:
         channels: D.
         width: taps of the merged kernel.
         branches: (taps, dilation) of each, (taps - 1) * dilation + 1 <= width; odd widths unless causal.
         identity: also add x itself (its batch norm, if there are any).
         causal: look back only; else centred.
-        norm: "batch" or "none" (then all branches are one kernel at any time, and training costs the same).
+        norm: "batch" or "none".
+        merged: one convolution from the start, as after `merge`.
 
     Raises:
-        ConfigError: branches wider than the kernel, or even widths around a centre.
+        ConfigError: no branches, branches wider than the kernel, or even widths around a centre.
     """
 
     def __init__(
@@ -62,46 +66,55 @@ class ShortConv(nn.Module):
         identity: bool = True,
         causal: bool = False,
         norm: str = "none",
+        merged: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.causal = width, causal
-        for taps, dilation in branches:
+        if not branches:
+            raise ConfigError("a short convolution needs at least one branch, such as [[3, 1]]: (taps, dilation)")
+        for branch in branches:
+            if len(branch) != 2:
+                raise ConfigError(f"a branch of a short convolution is (taps, dilation), got {branch!r}")
+            taps, dilation = branch
             reach = (taps - 1) * dilation + 1
             if taps < 1 or dilation < 1 or reach > width:
                 raise ConfigError(f"a branch of {taps} taps, dilation {dilation}, does not fit into {width} taps")
             if not causal and (width - reach) % 2:
                 raise ConfigError(f"{reach} taps cannot be centred in {width}: both must be odd or both even")
-        self.branches = nn.ModuleList(
-            Branch(channels, taps, dilation, width, causal, norm == "batch") for taps, dilation in branches
-        )
-        self.skip = SequenceBatchNorm(channels) if identity and norm == "batch" else None
+        self.deploy = nn.Conv1d(channels, channels, width, groups=channels) if merged else None
+        parts = [] if merged else branches
+        self.branches = nn.ModuleList(Branch(channels, *part, width, causal, norm == "batch") for part in parts)
+        self.skip = SequenceBatchNorm(channels) if identity and norm == "batch" and not merged else None
         self.identity = identity
-        self.deploy: nn.Conv1d | None = None
 
     def init_weights(self) -> None:
         """Branches share the variance of one convolution; called by the model's initialisation."""
+        if self.deploy is not None:
+            init.normal_(self.deploy.weight, std=self.width**-0.5)
+            assert self.deploy.bias is not None
+            init.zeros_(self.deploy.bias)
         for branch in self.branches:
             assert isinstance(branch, Branch)
-            init.normal_(branch.conv.weight, std=(branch.taps * max(1, len(self.branches))) ** -0.5)
+            init.normal_(branch.conv.weight, std=(branch.taps * len(self.branches)) ** -0.5)
 
     @property
-    def merged(self) -> bool:
-        """Whether `merge` has been called."""
-        return self.deploy is not None
+    def follows_batches(self) -> bool:
+        """Whether batch norms now use the statistics of their batch, so that the branches are no one convolution."""
+        return self.training and (self.skip is not None or any(b.bn is not None for b in self._parts()))
 
-    def _kernel(self) -> tuple[Tensor, Tensor | None]:
-        """Taps (D, width) and bias (D,) of the whole in eval mode, or without batch norms at any time."""
-        kernel, bias = None, None
-        terms: list[tuple[Tensor, SequenceBatchNorm | None]] = []
-        for branch in self.branches:
-            assert isinstance(branch, Branch)
-            terms.append((branch.spread(), branch.bn))
+    def _parts(self) -> list[Branch]:
+        return list(self.branches)  # type: ignore[arg-type]
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """Taps (D, width) and bias (D,) of the whole, with the running statistics of batch norms."""
+        if self.deploy is not None:
+            return self.deploy.weight[:, 0], self.deploy.bias
+        terms: list[tuple[Tensor, SequenceBatchNorm | None]] = [(b.spread(), b.bn) for b in self._parts()]
         if self.identity:
-            centre = self.width - 1 if self.causal else self.width // 2
-            like = terms[0][0] if terms else self.skip.weight.new_zeros(len(self.skip.weight), self.width)  # type: ignore[union-attr]
-            terms.append(
-                (F.one_hot(torch.tensor(centre, device=like.device), self.width).to(like).expand_as(like), self.skip)
-            )
+            centre = self.width - 1 if self.causal else (self.width - 1) // 2
+            one = torch.ones_like(terms[0][0][:, :1])
+            terms.append((F.pad(one, (centre, self.width - 1 - centre)), self.skip))
+        kernel, bias = None, None
         for taps, norm in terms:
             if norm is not None:
                 assert norm.running_var is not None
@@ -113,38 +126,37 @@ class ShortConv(nn.Module):
         assert kernel is not None
         return kernel, bias
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """x (B, T, D), zero where valid (B, T) is False."""
-        padding = "causal" if self.causal else "same"
-        if self.deploy is not None:
-            return _conv(x, self.deploy.weight[:, 0], self.deploy.bias, padding)
-        norms = any(branch.bn is not None for branch in self.branches) or self.skip is not None
-        if not (norms and self.training):
-            return _conv(x, *self._kernel(), padding)
-        total = None
-        for branch in self.branches:
-            assert isinstance(branch, Branch)
-            y = branch.bn(_conv(x, branch.spread(), None, padding), valid)  # type: ignore[misc]
-            total = y if total is None else total + y
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, activation: Literal["silu"] | None = None
+    ) -> Tensor:
+        """x (B, T, D), zero where valid (B, T) is False; activation "silu" or None of the sum."""
+        if not self.follows_batches:
+            return self._conv(x, *self.kernel(), activation)
+        terms = []
+        for branch in self._parts():
+            assert branch.bn is not None
+            terms.append(branch.bn(self._conv(x, branch.spread()), valid))
         if self.skip is not None:
-            total = self.skip(x, valid) if total is None else total + self.skip(x, valid)
-        assert total is not None
-        return total
+            terms.append(self.skip(x, valid))
+        total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+        return F.silu(total) if activation else total
+
+    def _conv(
+        self, x: Tensor, kernel: Tensor, bias: Tensor | None = None, activation: Literal["silu"] | None = None
+    ) -> Tensor:
+        y = causal_conv1d(x, kernel, bias, activation=activation, padding="causal" if self.causal else "same")
+        assert isinstance(y, Tensor)
+        return y
 
     @torch.no_grad()
     def merge(self) -> None:
         """Replace the branches by one convolution, in place; a second call does nothing."""
-        if self.merged:
+        if self.deploy is not None:
             return
-        kernel, bias = self._kernel()
+        kernel, bias = self.kernel()
         channels = kernel.shape[0]
         deploy = nn.Conv1d(channels, channels, self.width, groups=channels).to(kernel.device, kernel.dtype)
+        assert deploy.bias is not None
         deploy.weight.copy_(kernel.unsqueeze(1))
-        deploy.bias.copy_(torch.zeros(channels) if bias is None else bias)  # type: ignore[union-attr]
-        self.branches, self.skip, self.deploy = nn.ModuleList(), None, deploy
-
-
-def _conv(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: str) -> Tensor:
-    y = causal_conv1d(x, kernel, bias, padding=padding)  # type: ignore[arg-type]
-    assert isinstance(y, Tensor)
-    return y
+        deploy.bias.copy_(torch.zeros_like(kernel[:, 0]) if bias is None else bias)
+        self.branches, self.skip, self.deploy = nn.ModuleList(), None, deploy.train(self.training)

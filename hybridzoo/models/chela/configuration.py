@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from hybridzoo.configuration import ZooConfig
 from hybridzoo.errors import ConfigError, unknown
 from hybridzoo.layers.chela.options import PRESETS, ChelaOptions
+from hybridzoo.layers.decoder_spec import DecoderConfig, DecoderSpec, layer_spec
 
 MIXERS = ("chela", "mega", "attention")
 
 
 @strict
-class ChelaConfig(ZooConfig):
-    """Sizes and choices of `ChelaForSequenceClassification` and its siblings.
+class ChelaConfig(DecoderConfig):
+    """Sizes and choices of `ChelaForSequenceClassification`, its siblings, and `ChelaForCausalLM`.
 
     The defaults are the ListOps encoder. `mixer_options` sets the choices of the layer one by one.
 
@@ -27,7 +27,7 @@ class ChelaConfig(ZooConfig):
         num_hidden_layers: layers.
         ffn_hidden_size: of the feed-forward part of a layer; 0 leaves it out.
         max_length: longest sequence, in tokens or pixels.
-        mixer: "chela", or a baseline: "mega" (moving average and gated attention), "attention" (softmax, with learned
+        mixer: "chela", or a baseline: "mega" (moving average and gated attention), "attention" (softmax, with rotary
             positions).
         preset: "default", or "literal": the plainest reading of the summaries (separate q and k, values from the
             convolutions, sigmoid gate).
@@ -44,6 +44,8 @@ class ChelaConfig(ZooConfig):
         pad_token_id: of the tokens.
         initializer_range: standard deviation of linear layers.
         temperature: divides the logits in eval mode; fitted on validation data.
+        tie_word_embeddings, bos_token_id, eos_token_id, use_cache: of language models, whose norms are RMSNorms before
+            each part, whose feed-forward part is gated, and which take mixer "chela" or "attention".
 
     Raises:
         ConfigError: unknown keys or values that do not fit together.
@@ -76,6 +78,10 @@ class ChelaConfig(ZooConfig):
     pad_token_id: int | None = 0
     initializer_range: float = 0.02
     temperature: float | int = 1.0
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    use_cache: bool = True
 
     def options(self) -> ChelaOptions:
         """The layer's choices; raises ConfigError with the nearest names."""
@@ -90,6 +96,29 @@ class ChelaConfig(ZooConfig):
     def value_width(self) -> int:
         """V"""
         return int((self.mixer_options or {}).get("value_width") or 2 * self.hidden_size)
+
+    def decoder_spec(self) -> DecoderSpec:
+        """The decoder of `ChelaForCausalLM`; raises ConfigError for choices that it does not have."""
+        if self.mixer == "mega":
+            raise ConfigError("mixer='mega' is an encoder here; language models take mixer 'chela' or 'attention'")
+        if not self.pre_norm or self.norm != "rms" or self.dropout or self.inputs != "tokens":
+            raise ConfigError(
+                "language models of this family have norm='rms', pre_norm=True, dropout=0 and inputs='tokens', got "
+                f"norm={self.norm!r}, pre_norm={self.pre_norm}, dropout={self.dropout}, inputs={self.inputs!r}"
+            )
+        options: dict[str, Any] = dict(self.mixer_options or {})
+        if self.mixer == "chela":
+            options = {f.name: getattr(self.options(), f.name) for f in dataclasses.fields(ChelaOptions)}
+        return DecoderSpec(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            layers=(layer_spec(self.mixer, options),) * self.num_hidden_layers,
+            intermediate_size=self.ffn_hidden_size,
+            norm_eps=self.norm_eps,
+            max_positions=self.max_length,
+            initializer_range=self.initializer_range,
+            padding_idx=self.pad_token_id,
+        )
 
     def validate_values(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "max_length", "num_documents"):
@@ -109,5 +138,5 @@ class ChelaConfig(ZooConfig):
             if self.mixer in known and key not in known[self.mixer]:
                 raise ConfigError(unknown(f"option of mixer {self.mixer!r}", key, known[self.mixer]))
         heads = (self.mixer_options or {}).get("num_heads", 1)
-        if self.mixer == "attention" and self.hidden_size % heads:
-            raise ConfigError(f"num_heads={heads} must divide hidden_size={self.hidden_size}")
+        if self.mixer == "attention" and (self.hidden_size % heads or self.hidden_size // heads % 2):
+            raise ConfigError(f"num_heads={heads} must divide hidden_size={self.hidden_size} into even widths")

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.layers.chela.block import ChelaMixing
 from hybridzoo.layers.chela.norms import make_norm
+from hybridzoo.layers.rotary import Rotary, rotate
 from hybridzoo.models.chela.configuration import ChelaConfig
 from hybridzoo.models.chela.mega import MegaLayer, NormHolder
 
@@ -33,16 +34,19 @@ class PixelEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Softmax attention of several heads over the valid positions; the baseline."""
+    """Softmax attention of several heads over the valid positions, with rotary positions; the baseline."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.rotary = Rotary(width // num_heads)
         self.qkv, self.o_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        tables = self.rotary.tables(torch.arange(x.shape[1], device=x.device).unsqueeze(0), x.shape[1])
+        q, k = rotate(q, *tables), rotate(k, *tables)
         seen = None if valid is None else valid[:, None, None, :]
         return self.o_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
 
@@ -101,7 +105,9 @@ class ChelaLayer(GradientCheckpointingLayer):
         if self.whole:
             x = self.mix(x, valid)
         else:
-            y = x + self.dropout(self.mix(self.norm(x, valid) if self.pre_norm else x, valid))
+            inputs = self.norm(x, valid) if self.pre_norm else x
+            y = self.mix(inputs, valid, x) if isinstance(self.mix, ChelaMixing) else self.mix(inputs, valid)
+            y = x + self.dropout(y)
             x = y if self.pre_norm else self.norm(y, valid)
         return x if self.ffn is None else self.ffn(x, valid)
 
@@ -121,7 +127,6 @@ class ChelaEncoder(nn.Module):
             self.embed: nn.Module = PixelEmbedding(config.num_channels, width)
         else:
             self.embed = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.positions = nn.Embedding(config.max_length, width) if config.mixer == "attention" else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ChelaLayer(config) for _ in range(config.num_hidden_layers))
         self.final_norm = NormHolder(config.norm, width, config.norm_eps) if config.pre_norm else None
@@ -131,8 +136,6 @@ class ChelaEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
         """States, pooled states, and the states after every layer if asked for."""
         x = self.embed(inputs) if embeds is None else embeds
-        if self.positions is not None:
-            x = x + self.positions(torch.arange(x.shape[1], device=x.device))
         x = self.dropout(x)
         states = [x]
         for layer in self.layers:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from hybridzoo.errors import InputError
-from hybridzoo.layers.chela.block import ChelaMixing
+from hybridzoo.layers.chela.block import merge_convolutions
 from hybridzoo.modeling import ZooModel
 from hybridzoo.models.chela.configuration import ChelaConfig
 from hybridzoo.models.chela.encoder import ChelaEncoder, init_module
@@ -51,17 +51,14 @@ class ChelaPreTrainedModel(ZooModel):
     def reparameterize(self) -> Self:
         """Merge parallel convolutions for deployment, in place; outputs stay the same within 1e-4.
 
-        A second call does nothing. The merged model saves and loads under the same config only after `reparameterize`
-        has been called on the model that loads.
+        A second call does nothing. The configuration notes it, so that the merged model saves and loads as any other.
 
         Raises:
             InputError: in training mode, where batch norms still follow the batches.
         """
         if self.training:
             raise InputError("reparameterize() merges running statistics: call eval() first")
-        for module in self.modules():
-            if isinstance(module, ChelaMixing):
-                module.merge()
+        merge_convolutions(self, self.config)
         return self
 
     def _valid(self, input_ids: Tensor | None, mask: Tensor | None, embeds: Tensor | None) -> Tensor | None:

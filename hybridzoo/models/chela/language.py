@@ -1,0 +1,29 @@
+"""CHELA as a causal language model, on the decoder that all hybrid language models of the zoo share.
+
+The paper's language models are known by their tasks only (WikiText-103, enwik8). Here a layer is RMSNorm, the causal
+CHELA mixer, RMSNorm and a gated MLP, with tied embeddings (docs/models/chela.md).
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from hybridzoo.errors import InputError
+from hybridzoo.layers.causal_lm import HybridCausalLM
+from hybridzoo.layers.chela.block import merge_convolutions
+from hybridzoo.models.chela.configuration import ChelaConfig
+
+
+class ChelaForCausalLM(HybridCausalLM):
+    """Causal CHELA with a vocabulary projection, see `ChelaConfig`."""
+
+    config_class = ChelaConfig
+    config: ChelaConfig
+    family = "chela"
+
+    def reparameterize(self) -> Self:
+        """Merge parallel convolutions for deployment, in place; see `ChelaPreTrainedModel.reparameterize`."""
+        if self.training:
+            raise InputError("reparameterize() merges running statistics: call eval() first")
+        merge_convolutions(self, self.config)
+        return self

@@ -10,8 +10,9 @@ from typing import Self
 
 from hybridzoo._paths import PACKAGE, asset_root
 from hybridzoo.errors import SourceError
-from hybridzoo.eval.leaderboard.render import csv_text, markdown, page
+from hybridzoo.eval.leaderboard.render import csv_text, markdown
 from hybridzoo.eval.leaderboard.rows import load_tables
+from hybridzoo.eval.leaderboard.webpage import page
 
 
 @dataclass(frozen=True)

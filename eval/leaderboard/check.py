@@ -9,6 +9,7 @@ from pathlib import Path
 from hybridzoo.errors import HybridzooError
 from hybridzoo.eval.leaderboard.build import Outputs, default_outputs, default_results, render_all
 from hybridzoo.eval.leaderboard.rows import Entry, same_run
+from hybridzoo.eval.leaderboard.samples import EMBEDDED
 from hybridzoo.eval.schema import Result, check_location
 from hybridzoo.eval.tasks import list_tasks, load_task
 
@@ -163,5 +164,5 @@ def _stale(results: Path, outputs: Outputs, repository: str | None) -> Iterator[
     for path, text in expected.items():
         if not path.is_file():
             yield Problem("stale", path, "does not exist; run `hybridzoo leaderboard build`")
-        elif path.read_text(encoding="utf-8") != text:
+        elif EMBEDDED.sub("", path.read_text(encoding="utf-8")) != EMBEDDED.sub("", text):
             yield Problem("stale", path, "differs from what the results give; run `hybridzoo leaderboard build`")

@@ -32,6 +32,21 @@ LABELS = {
     "brier": "Brier score",
     "auroc": "AUROC",
     "map": "mAP",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "i": "Image",
+    "p": "Pixel",
+    "f1max": "F1-max",
+    "aupro": "AU-PRO",
+    "mad": "mAD",
+    "ader": "(ADer)",
+    "exact": "(exact)",
+    "fid": "FID",
+    "kid": "KID",
+    "fd": "FD",
+    "kd": "KD",
+    "efflite": "(EffLite)",
 }
 DIGITS = {"%": 2, "": 3, "nats": 3, "mm": 2, "px": 2}
 # Facts of a run that describe one set of weights and not the model, so that seeds still join.
@@ -255,8 +270,11 @@ def metric_label(name: str) -> str:
     words = name.split("_")
     if words[-1] in ("macro", "weighted", "micro") and len(words) > 1:
         words = [words[-1], *words[:-1]]
+    if words[0] == "ar" and len(words) == 2:  # average recall: at so many detections, or of a size
+        return f"AR at {int(words[1]):,}" if words[1].isdigit() else f"AR {words[1]}"
     shown = [LABELS.get(word, word) for word in words]
-    return shown[0][:1].upper() + " ".join(shown)[1:]
+    first = shown[0] if words[0] in LABELS else shown[0][:1].upper() + shown[0][1:]
+    return " ".join([first, *shown[1:]])
 
 
 def _about(entries: list[Entry], primary: str, columns: list[Column]) -> str:

@@ -131,3 +131,36 @@ def sample(results: Path) -> Path:
     values = {"accuracy": 68.0, "f1_macro": 66.0}
     write(make_result("baseline_tfidf", values, family="baseline", params=None, **TEXT), results)
     return results
+
+
+TEXTURES = {
+    "task": "texture_ad_mini",
+    "family": "mambaad",
+    "primary": "mad_ader",
+    "track": "mini",
+    "n": (276, 276),
+    "data": "texture_ad_mini",
+    "protocol": "embedded",
+}
+
+
+def with_pictures(results: Path) -> Path:
+    """`sample`, and two results with things to look at: a heat map, worst images, a text, a confusion matrix."""
+    from PIL import Image
+
+    sample(results)
+    values = {"mad_ader": 85.0, "i_auroc": 97.0, "p_auroc": 95.0, "aupro_ader": 90.0}
+    classes = {"bark": {"i_auroc": 98.25, "normal": 40}, "sand": {"i_auroc": 95.75, "normal": 52}}
+    path = write(make_result("mambaad_mini", values, **TEXTURES, details={"per_class": classes}), results)
+    Image.linear_gradient("L").resize((800, 320)).convert("RGB").save(path.with_name(f"{path.stem}.heat.png"))
+    worst = path.with_name(f"{path.stem}.errors")
+    worst.mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 48), (200, 40 * number, 60)).save(worst / f"0{number}.png")
+    path.with_name(f"{path.stem}.notes.png").write_bytes(b"no picture at all")
+    matrix = {"labels": ["bad", "good"], "counts": [[30, 10], [5, 55]]}
+    values = {"accuracy": 85.0, "f1_macro": 84.0}
+    more = {**TEXT, "date": "2026-02-01T12:00:00Z", "details": {"confusion_matrix": matrix}}
+    path = write(make_result("roberta_bilstm_test", values, family="roberta_bilstm", **more), results)
+    path.with_name(f"{path.stem}.text.txt").write_text("It is a truth <b>universally</b> acknowledged", "utf-8")
+    return results

@@ -13,7 +13,7 @@ from board_results import make_result, sample, write
 
 from hybridzoo.errors import SourceError
 from hybridzoo.eval.leaderboard.build import Outputs, build, default_outputs, default_results
-from hybridzoo.eval.leaderboard.render import recipe_files, script_json
+from hybridzoo.eval.leaderboard.webpage import recipe_files, script_json
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_the_page_can_be_used_without_a_mouse(built):
 
 def test_the_data_of_the_page(built):
     data = page_json(built.page)
-    assert [t["name"] for t in data["tasks"]] == ["fashion_mnist", "vader"]
-    task = data["tasks"][0]
+    assert [t["name"] for t in data["tasks"]] == ["vader", "fashion_mnist"]  # texts come before images
+    task = data["tasks"][1]
     assert [g["kind"] for g in task["groups"]] == ["measured-full", "measured-subset", "paper"]
     best = next(r for r in task["rows"] if r["label"] == "iformer_mini")
     assert best["rank"] == 1

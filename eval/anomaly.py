@@ -3,6 +3,7 @@
     {"id", "class", "specie", "label", "score"}     and, in the first record of a class,
     "pixel": {evaluator: {metric: value or null}}   and "pixels": [height, width] of the maps
 
+The first anomalous images of each kind also keep a coarse map, "heat", which the picture beside a result is drawn from.
 Image metrics follow from the records. Pixel metrics follow from maps of a quarter of a megabyte an image, which are not
 kept: a class is predicted, scored while its maps are in memory, and let go, so that a test set of any size fits.
 Values are fractions with twelve significant digits; null is what cannot be defined (docs/models/mambaad.md lists when).
@@ -10,6 +11,7 @@ Values are fractions with twelve significant digits; null is what cannot be defi
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from hybridzoo.eval.metrics.ranking import average_precision, f1_max, roc_auc
 from hybridzoo.eval.schema import Metric, ResultError
 from hybridzoo.eval.tasks.anomaly import COMMON
 
+COARSE = 32  # side of the maps that are kept
+SHOWN = 15  # images of the picture beside a result
 _RANKINGS = {"i_auroc": roc_auc, "i_ap": average_precision, "i_f1max": f1_max}
 
 
@@ -131,8 +135,17 @@ class AnomalyKind:
         return score_records(file.rows, task.metrics, seed=seed, resamples=resamples)
 
     def pictures(self, file: Any, result: Any, stem: Path, bundle: Any, errors: int) -> list[Path]:
-        """None; `hybridzoo predict --out` draws heat maps."""
-        return []
+        """The first anomalous images, their heat maps and what is truly anomalous, one below the other."""
+        from hybridzoo.inference.anomaly import heat_sheet
+
+        split = bundle[result.task.dataset.split]
+        index = {name: i for i, name in enumerate(split.ids)}
+        shown = [(split[index[row["id"]]], _from_text(row["heat"])) for row in file.rows if "heat" in row]
+        if not shown:
+            return []
+        path = stem.with_name(f"{stem.name}.heat.png")
+        heat_sheet(shown).save(path)
+        return [path]
 
 
 class AnomalyPredictor:
@@ -151,6 +164,8 @@ class AnomalyPredictor:
     ) -> list[dict[str, Any]]:
         """One record per image, class by class."""
         side, rows = self.detector.config.image_size, []
+        limit = self.detector.pixel_threshold
+        kinds: set[tuple[str, str]] = set()  # that have a coarse map
         for name in split.class_names:
             part = split.of_class(name)
             maps = np.empty((len(part), side, side), np.float32)
@@ -161,9 +176,27 @@ class AnomalyPredictor:
                 label = int(entry.anomaly > 0)
                 mine.append({"id": entry.img_path, "class": name, "specie": entry.specie_name, "label": label})
                 mine[-1]["score"] = _number(one["score"], entry.img_path)
+                kind = (name, entry.specie_name)
+                if label and kind not in kinds and len(kinds) < SHOWN:
+                    kinds.add(kind)
+                    mine[-1]["heat"] = _to_text(one["map"], 2 * limit if limit else float(one["map"].max()))
             mine[0] |= _pixel_metrics(maps, class_masks(part, side))
             rows += mine
         return rows
+
+
+def _to_text(one: np.ndarray, high: float) -> str:
+    """A map as COARSE x COARSE bytes in base64; 255 is `high`."""
+    from PIL import Image
+
+    small = Image.fromarray(one.astype(np.float32)).resize((COARSE, COARSE), Image.Resampling.BOX)
+    levels = np.clip(np.asarray(small) / max(high, 1e-12), 0, 1) * 255
+    return base64.b64encode(np.rint(levels).astype(np.uint8).tobytes()).decode()
+
+
+def _from_text(text: str) -> np.ndarray:
+    """(COARSE, COARSE) float32 in 0 … 1."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(COARSE, COARSE).astype(np.float32) / 255
 
 
 def _pixel_metrics(maps: np.ndarray, masks: np.ndarray | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 # Trained models in checkpoints/ and the embedded task that each is measured on.
-PAIRS = (("roberta_bilstm_mini", "vader"), ("iformer_mini", "fashion_mnist_mini"))
+PAIRS = (("roberta_bilstm_mini", "vader"), ("iformer_mini", "fashion_mnist_mini"), ("mambaad_mini", "texture_ad_mini"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _measure(step: int, steps: int, name: str, task: str, out: Path) -> Shown:
         error=metric.stderr,
         samples=result.task.dataset.n_used,
         seconds=time.perf_counter() - begin,
-        picture=_picture(result, out / "pictures" / f"{name}-{task}.png"),
+        picture=_picture(done, out / "pictures" / f"{name}-{task}.png"),
     )
 
 
@@ -102,9 +102,17 @@ def _tagged(name: str) -> bool:
     return registry.get_model(name)[0].default_tag is not None
 
 
-def _picture(result: Any, path: Path) -> Path | None:
+def _picture(done: Any, path: Path) -> Path | None:
+    """What the task's kind draws first (heat maps, boxes, samples), else the confusion matrix."""
+    from hybridzoo.eval.kinds import record_kind
     from hybridzoo.eval.metrics.plots import save_confusion_matrix
+    from hybridzoo.eval.tasks import load_task
 
+    result = done.result
+    kind = record_kind(load_task(result.task.name).kind)
+    if kind is not None:
+        drawn = kind.pictures(done.predictions, result, done.path.with_suffix(""), done.bundle, 0)
+        return drawn[0] if drawn else None
     matrix = result.details.get("confusion_matrix")
     if matrix is None:
         return None
@@ -132,8 +140,8 @@ def _finish(shown: list[Shown], out: Path) -> None:
     typer.echo("")
     for line in shown:
         if line.picture:
-            typer.echo(f"confusion matrix: {line.picture}")
+            typer.echo(f"picture:          {line.picture}")
     if any(line.picture is None for line in shown):
-        typer.echo("no confusion-matrix pictures: pip install matplotlib")
+        typer.echo("pictures are missing: pip install matplotlib")
     typer.echo(f"results:          {out / 'results'}")
     typer.echo(f"leaderboard:      {outputs.page.resolve().as_uri()}")

@@ -163,6 +163,29 @@ def found_mask(image: Any, one: np.ndarray, threshold: float) -> Any:
     return Image.fromarray((np.asarray(wide) >= threshold).astype(np.uint8) * 255)
 
 
+def heat_sheet(shown: Sequence[tuple[Mapping[str, Any], np.ndarray]], side: int = 128, columns: int = 15) -> Any:
+    """PIL picture of samples of an AnomalySplit: image, heat map and true mask, one below the other.
+
+    Args:
+        shown: samples, and their maps with 1 where the colour shall be red; any size.
+        side: pixels of each small picture.
+        columns: samples in a row.
+    """
+    from PIL import Image
+
+    lines = [shown[i : i + columns] for i in range(0, len(shown), columns)]
+    sheet = Image.new("RGB", (min(columns, len(shown)) * side, 3 * side * len(lines)), "white")
+    for y, line in enumerate(lines):
+        for x, (sample, one) in enumerate(line):
+            image = to_mode(open_image(sample["image"]), 3).resize((side, side), Image.Resampling.BILINEAR)
+            mask = sample["mask"]
+            truth = None if mask is None else Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side))
+            for row, picture in enumerate((image, overlay(image, one, high=1.0), truth)):
+                if picture is not None:
+                    sheet.paste(picture, (x * side, (3 * y + row) * side))
+    return sheet
+
+
 class _Prepared(torch.utils.data.Dataset):
     """Images, or samples of a split, as uint8 tensors."""
 

@@ -17,7 +17,7 @@ from hybridzoo.cli import app
 from hybridzoo.data import load_data
 from hybridzoo.errors import ConfigError
 from hybridzoo.eval import evaluate, load_task
-from hybridzoo.eval.anomaly import score_records
+from hybridzoo.eval.anomaly import AnomalyKind, _from_text, score_records
 from hybridzoo.eval.harness import rescore, run_task
 from hybridzoo.eval.metrics.anomaly import score_class
 from hybridzoo.eval.schema import Result, ResultError
@@ -127,6 +127,18 @@ def test_result_follows_from_the_maps(trained, images, tmp_path):
             assert done.result.metrics[key].value == pytest.approx(100 * value, abs=2e-5), key
     assert done.result.metrics["i_auroc"].stderr > 0
     assert rescore(done.path) == done.result.metrics
+
+    kept = [row for row in done.predictions.rows if "heat" in row]
+    assert len(kept) == 1  # one class, one kind of defect
+    at = split.ids.index(kept[0]["id"])
+    coarse = _from_text(kept[0]["heat"])
+    blocks = maps[at].reshape(32, 2, 32, 2).mean((1, 3)) / (2 * detector.pixel_threshold)
+    np.testing.assert_allclose(coarse, blocks.clip(0, 1), atol=1 / 255)
+    (picture,) = AnomalyKind().pictures(done.predictions, done.result, done.path.with_suffix(""), done.bundle, 0)
+    with Image.open(picture) as sheet:
+        assert sheet.size == (128, 3 * 128)
+        truth = np.asarray(sheet.crop((0, 256, 128, 384)).resize((64, 64), Image.Resampling.BOX))[..., 0] > 127
+    assert (truth == masks[at]).mean() > 0.99
 
 
 def test_other_image_sizes_and_modes(trained):

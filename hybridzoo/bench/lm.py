@@ -13,7 +13,8 @@ feeds one token a row. "eager" launches kernel by kernel, "graph" replays the st
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,31 +24,34 @@ from hybridzoo.bench.lm_models import LmSettings, build, captured, decoding_step
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
+Rows = Iterator[dict[str, Any]]
 
-def decode(name: str, settings: LmSettings) -> list[dict[str, Any]]:
-    """Tokens per second for each batch size, eager and as a graph; a size that does not fit is the last one."""
-    model, rows = build(name, settings), []
+
+def decode(name: str, settings: LmSettings) -> Rows:
+    """Tokens per second for each batch size, eager and as a graph; larger ones than one that does not fit are left."""
+    model = build(name, settings)
     device = torch.device(settings.device)
+    too_large = float("inf")
     for batch in settings.batch_sizes:
+        if batch >= too_large:
+            continue
+        rows = []
         try:
             with torch.inference_mode():
                 eager, graphed, size = decoding_step(model, batch, settings)
-                rows.append(
-                    _decode_row(name, "eager", batch, settings, measure(eager, device, seconds=settings.seconds), size)
-                )
+                timing = measure(eager, device, seconds=settings.seconds)
+                rows.append(_decode_row(name, "eager", batch, settings, timing, size))
                 if device.type == "cuda" and name != "fla_deltanet_1_3b":
                     with captured(graphed, model) as step:
                         timing = measure(step, device, seconds=settings.seconds)
                     rows.append(_decode_row(name, "graph", batch, settings, timing, size))
-            eager = graphed = None  # they hold the cache
         except torch.OutOfMemoryError:
-            rows.append(
-                {"what": "decode", "model": name, "batch": batch, "context": settings.context, "error": "out of memory"}
-            )
-            break
-        finally:
-            _free()
-    return rows
+            too_large = batch
+            row = {"what": "decode", "model": name, "batch": batch, "context": settings.context}
+            rows.append({**row, "error": "out of memory"})
+        yield from rows
+        eager = graphed = step = None  # they hold the cache
+        _free()
 
 
 def _decode_row(name: str, mode: str, batch: int, settings: LmSettings, timing: Any, size: int) -> dict[str, Any]:
@@ -66,32 +70,30 @@ def _decode_row(name: str, mode: str, batch: int, settings: LmSettings, timing: 
     }
 
 
-def prefill(name: str, settings: LmSettings) -> list[dict[str, Any]]:
+def prefill(name: str, settings: LmSettings) -> Rows:
     """Tokens per second of reading a prompt of `context` tokens, the cache filled, logits of the last position."""
     model, device = build(name, settings), torch.device(settings.device)
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(0, vocabulary, (settings.prefill_batch_size, settings.context), device=device)
     with torch.inference_mode():
         timing = measure(lambda: model(ids, use_cache=True, logits_to_keep=1), device, seconds=settings.seconds)
-    return [
-        {
-            "what": "prefill",
-            "model": name,
-            "mode": "eager",
-            "batch": settings.prefill_batch_size,
-            "context": settings.context,
-            "tokens_per_sec": ids.numel() / timing.median,
-            "ms": timing.median * 1e3,
-            "ms_low": timing.low * 1e3,
-            "ms_high": timing.high * 1e3,
-            "peak_memory_mb": _peak(settings),
-        }
-    ]
+    yield {
+        "what": "prefill",
+        "model": name,
+        "mode": "eager",
+        "batch": settings.prefill_batch_size,
+        "context": settings.context,
+        "tokens_per_sec": ids.numel() / timing.median,
+        "ms": timing.median * 1e3,
+        "ms_low": timing.low * 1e3,
+        "ms_high": timing.high * 1e3,
+        "peak_memory_mb": _peak(settings),
+    }
 
 
-def train(name: str, settings: LmSettings) -> list[dict[str, Any]]:
+def train(name: str, settings: LmSettings) -> Rows:
     """Tokens per second of whole training steps: forward, backward, AdamW (fused on a GPU), bf16 weights."""
-    rows, device = [], torch.device(settings.device)
+    device = torch.device(settings.device)
     for batch, length in settings.train:
         row = {"what": "train", "model": name, "batch": batch, "context": length}
         try:
@@ -107,27 +109,23 @@ def train(name: str, settings: LmSettings) -> list[dict[str, Any]]:
                 optimizer.zero_grad(set_to_none=True)
 
             timing = measure(step, device, warmup=2, seconds=settings.seconds)
-            rows.append(
-                {
-                    **row,
-                    "mode": "checkpointed" if settings.gradient_checkpointing else "eager",
-                    "tokens_per_sec": ids.numel() / timing.median,
-                    "ms": timing.median * 1e3,
-                    "ms_low": timing.low * 1e3,
-                    "ms_high": timing.high * 1e3,
-                    "params_m": sum(p.numel() for p in model.parameters()) / 1e6,
-                    "peak_memory_mb": _peak(settings),
-                }
-            )
-            del step
+            yield {
+                **row,
+                "mode": "checkpointed" if settings.gradient_checkpointing else "eager",
+                "tokens_per_sec": ids.numel() / timing.median,
+                "ms": timing.median * 1e3,
+                "ms_low": timing.low * 1e3,
+                "ms_high": timing.high * 1e3,
+                "params_m": sum(p.numel() for p in model.parameters()) / 1e6,
+                "peak_memory_mb": _peak(settings),
+            }
         except torch.OutOfMemoryError:
-            rows.append({**row, "error": "out of memory"})
-        model = optimizer = ids = None
+            yield {**row, "error": "out of memory"}
+        model = optimizer = ids = step = None
         _free()
-    return rows
 
 
-def cache_sizes(name: str, settings: LmSettings) -> list[dict[str, Any]]:
+def cache_sizes(name: str, settings: LmSettings) -> Rows:
     """Bytes of one row's cache: by formula as the paper counts and in full, and of the cache itself, measured.
 
     The paper (Hymba, table 2) counts 8,000 tokens in 2 bytes each, 1 MB = 10^6 bytes; ours counts the context given.
@@ -138,10 +136,10 @@ def cache_sizes(name: str, settings: LmSettings) -> list[dict[str, Any]]:
     row = {"what": "cache", "model": name, "batch": 1, "context": settings.context, "measured_mb": size / 1e6}
     for label, tokens in (("paper", 8000), ("full", settings.context)):
         row[f"{label}_mb"] = counted(model.config, tokens, paper=label == "paper") / 1e6
-    return [row]
+    yield row
 
 
-MEASURES: dict[str, Callable[[str, LmSettings], list[dict[str, Any]]]] = {
+MEASURES: dict[str, Callable[[str, LmSettings], Rows]] = {
     "cache": cache_sizes,
     "decode": decode,
     "prefill": prefill,
@@ -150,33 +148,53 @@ MEASURES: dict[str, Callable[[str, LmSettings], list[dict[str, Any]]]] = {
 
 
 def benchmark(
-    what: Sequence[str], models: Sequence[str], settings: LmSettings, log: Callable[[str], Any] = print
+    what: Sequence[str],
+    models: Sequence[str],
+    settings: LmSettings,
+    log: Callable[[str], Any] = print,
+    save: Callable[[list[dict[str, Any]]], Any] | None = None,
+    max_seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every model in the order given; the first one is compared with the others at the end.
 
     Args:
-        what: of WHAT.
+        what: of MEASURES.
         models: names of the zoo or of RIVALS.
         settings: how.
         log: called with each row as text.
+        save: called with all rows so far after each, so that an interruption loses little.
+        max_seconds: after so long no further row is begun.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a rival whose package is not installed.
     """
     rows: list[dict[str, Any]] = []
+    started = time.monotonic()
     for kind in what:
         if kind not in MEASURES:
             raise ConfigError(unknown("measurement", kind, MEASURES))
+    for kind in what:
         for name in models:
-            try:
-                found = MEASURES[kind](name, settings)
-            except torch.OutOfMemoryError:
-                found = [{"what": kind, "model": name, "error": "out of memory"}]
-            for row in found:
+            found = _surviving(MEASURES[kind](name, settings), {"what": kind, "model": name})
+            while max_seconds is None or time.monotonic() - started < max_seconds:
+                row = next(found, None)
+                if row is None:
+                    break
+                rows.append(row)
                 log(describe(row))
-            rows += found
+                if save is not None:
+                    save(rows)
+            found.close()
             _free()
     return rows
+
+
+def _surviving(rows: Rows, about: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """The rows; a model that does not fit at all becomes a row that says so."""
+    try:
+        yield from rows
+    except torch.OutOfMemoryError:
+        yield {**about, "error": "out of memory"}
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ def lm_command(
     gradient_checkpointing: Annotated[bool, typer.Option(help="In training steps.")] = False,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 1.0,
+    max_seconds: Annotated[float | None, typer.Option(help="Begin no further row after so long.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, cpu; the accelerator if there is one.")] = None,
     title: Annotated[str, typer.Option(help="Heading of these rows in the report.")] = "",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
@@ -55,12 +56,16 @@ def lm_command(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         dtype=DTYPES[dtype],
     )
-    rows = benchmark(what or ["cache", "decode", "prefill"], models, settings, log=typer.echo)
-    gains = ratios(rows)
-    for gain in gains:
+
+    def save(rows: list[dict[str, Any]]) -> None:
+        if out is not None:
+            write_json(out, "lm", [*rows, *ratios(rows)], torch.device(settings.device), title=title)
+
+    kinds = what or ["cache", "decode", "prefill"]
+    rows = benchmark(kinds, models, settings, log=typer.echo, save=save, max_seconds=max_seconds)
+    for gain in ratios(rows):
         typer.echo(describe(gain))
     if out is not None:
-        write_json(out, "lm", [*rows, *gains], torch.device(settings.device), title=title)
         typer.echo(f"wrote {out}")
     if all("error" in row for row in rows):
         raise typer.Exit(1)

@@ -25,7 +25,6 @@ from hybridzoo.layers.decoder import HybridDecoder
 from hybridzoo.layers.decoder_inputs import Packing, Padding, embedded, packing_of, padding_of
 from hybridzoo.layers.decoder_spec import DecoderConfig
 from hybridzoo.layers.mixer import Mixer, MixerContext, State
-from hybridzoo.layers.selective_ssm import SelectiveSSM
 from hybridzoo.layers.short_conv import ShortConv
 from hybridzoo.modeling import ZooModel
 
@@ -61,10 +60,10 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 with torch.no_grad():
                     module.weight[module.padding_idx].zero_()
-        elif isinstance(module, SelectiveSSM):
-            module.init_weights()
         elif isinstance(module, Mixer):
             module.init_weights(std)
+        elif hasattr(module, "init_weights") and module is not self:  # a part of a mixer
+            module.init_weights()
         elif isinstance(module, HybridDecoder) and module.meta_tokens is not None:
             init.normal_(module.meta_tokens, 0.0, 1.0)
 
@@ -139,6 +138,8 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         check = look and (on_cpu or not (self.training or decoding))
         x = embedded(self.model.embed_tokens, input_ids, inputs_embeds, check_range=check)
         packing = packing_of(cu_seqlens, seq_idx, x.shape[0], x.shape[1], x.device)
+        if packing is None:
+            self._check_limit(x.shape[1] + (0 if past_key_values is None else past_key_values.columns))
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         cached = use_cache if use_cache is not None else past_key_values is not None
         if packing is not None:
@@ -243,6 +244,8 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             for name, tensor in state.items():
                 if name in ("k", "v"):
                     own[name][:, :, :meta].copy_(tensor[:, :, :meta])
+                elif name == "history":  # the latest inputs stand at the end, zeros before them
+                    own[name].zero_()[:, own[name].shape[1] - tensor.shape[1] :].copy_(tensor)
                 else:
                     own[name].copy_(tensor)
         return cache.states
@@ -286,6 +289,15 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         flat, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         total = F.cross_entropy(flat, targets, reduction="sum")
         return total / (items if items is not None else (targets != -100).sum().clamp_min(1))
+
+    def _check_limit(self, length: int) -> None:
+        limit = self.model.position_limit()
+        if limit is not None and length > limit:
+            raise InputError(
+                f"{length} tokens are more than the {limit} that the model's long convolutions were made for; cut the "
+                "input, or build the model for more positions (max_position_embeddings, or max_length of CHELA), or "
+                "with a bounded kernel (kernel_length of the chela mixer)"
+            )
 
     def _warn_long(self, length: int) -> None:
         limit = self.model.spec.max_positions

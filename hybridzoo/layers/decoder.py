@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from hybridzoo.layers.decoder_spec import DecoderSpec
 from hybridzoo.layers.fused import added_and_normalised, fused
 from hybridzoo.layers.gated_mlp import GatedMLP
-from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, mixer_class
+from hybridzoo.layers.mixer import KV, SLOT_DIMS, Mixer, MixerContext, MixerInfo, MixerOutput, State, mixer_class
 from hybridzoo.layers.norms import RMSNorm
 
 
@@ -48,6 +48,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, ctx: MixerContext, state: State | None, kv: KV | None) -> MixerOutput:
         """(B, T, D) -> (B, T, D), with the mixer's state and keys and values."""
+        if self.mixer.reads_residual:
+            ctx.memo["residual"] = x
         out = self.mixer(self.mixer_norm(x), ctx, state, kv)
         if self.mlp is None or self.mlp_norm is None:
             x = x + out.y
@@ -101,6 +103,11 @@ class HybridDecoder(nn.Module):
     def mixers(self) -> list[Mixer]:
         """Of all layers, bottom up."""
         return [layer.mixer for layer in self.layers]  # type: ignore[misc]
+
+    def position_limit(self) -> int | None:
+        """Positions of the text beyond which some layer cannot run; None: any number."""
+        limits = [limit for mixer in self.mixers() if (limit := mixer.position_limit()) is not None]
+        return min(limits) - self.spec.num_meta_tokens if limits else None
 
     def croppable(self) -> list[bool | int]:
         """Per layer, whether a cache can take tokens back; a number: as long as no more positions were seen."""
@@ -167,8 +174,8 @@ class HybridDecoder(nn.Module):
             made = {}
             for name, tensor in state.items():
                 shape = [batch, *tensor.shape[1:]]
-                if name in ("k", "v"):
-                    shape[2] = slots
+                if name in SLOT_DIMS:
+                    shape[SLOT_DIMS[name]] = slots
                 made[name] = tensor.new_zeros(shape)
             states.append(made)
         return states

@@ -140,6 +140,7 @@ class Mixer(nn.Module):
     """
 
     options_class: ClassVar[type]
+    reads_residual: bool = False  # the layer leaves its input, before the norm, in `ctx.memo["residual"]`
 
     def forward(self, x: Tensor, ctx: MixerContext, state: State | None = None, kv: KV | None = None) -> MixerOutput:
         """Mix.
@@ -159,6 +160,13 @@ class Mixer(nn.Module):
         """Positions of the text that a cache keeps for this layer; 0 without keys and values, None for all."""
         return 0
 
+    def position_limit(self) -> int | None:
+        """Positions, meta tokens included, beyond which the mixer cannot run; None: any number."""
+        return None
+
+
+SLOT_DIMS = {"k": 2, "v": 2, "history": 1}
+"""Entries of a state that keep something of single positions, and the dimension that counts these."""
 
 _TABLE: dict[str, tuple[str, str]] = {}  # kind -> (letter, "module:Class")
 

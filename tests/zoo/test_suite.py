@@ -158,14 +158,17 @@ def test_save_and_load_are_bit_identical(model: Any, shard: str, tmp_path: Path)
 def test_auto_classes(model: Any, name: str, tmp_path: Path) -> None:
     import transformers
 
-    entry, _ = registry.get_model(name)
-    auto = getattr(transformers, registry.get_family(entry.family).auto_classes[entry.task])
-    if entry.family == "toy":  # its config was told to AutoConfig only if transformers came after it
-        registry.register_auto_configs()
-    model.save_pretrained(tmp_path)
-    again = auto.from_pretrained(tmp_path)
-    assert type(again).__name__ == type(model).__name__
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    def body() -> None:
+        entry, _ = registry.get_model(name)
+        auto = getattr(transformers, registry.get_family(entry.family).auto_classes[entry.task])
+        if entry.family == "toy":  # its config was told to AutoConfig only if transformers came after it
+            registry.register_auto_configs()
+        model.save_pretrained(tmp_path)
+        again = auto.from_pretrained(tmp_path)
+        assert type(again).__name__ == type(model).__name__
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+    check(model, "auto_classes", body)
 
 
 def test_config_round_trip(model: Any, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class ChelaMixing(nn.Module):
         if o.gate_residual == "update":
             self.u_proj, self.h_proj = nn.Linear(width, width), nn.Linear(width, width)
 
-    def init_own_weights(self) -> None:
+    def init_weights(self) -> None:
         """Scales near 1 and shifts 0; linear layers and convolutions are drawn by the model."""
         if self.options.use_attention and self.options.qk_proj == "shared":
             init.normal_(self.gamma, mean=1.0, std=0.02)
@@ -162,6 +162,7 @@ class ChelaMixing(nn.Module):
         v = v.float() if dtype == torch.float16 else v  # sums over many positions leave its range before their norm
         if valid is not None:
             k = k * valid[:, :, None, None].to(k.dtype)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast the scales and shifts are fp32
         found = linear_attention(
             q,
             k,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from hybridzoo.errors import ConfigError, InputError, unknown
 
@@ -42,6 +43,15 @@ class RMSNorm(nn.RMSNorm):
 
 class SequenceBatchNorm(nn.BatchNorm1d):
     """Batch norm over the positions of all rows. Padding is neither counted nor normalised."""
+
+    def init_weights(self) -> None:
+        """Scale 1, shift 0, and statistics of none."""
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+        if self.running_mean is not None and self.running_var is not None:
+            init.zeros_(self.running_mean)
+            init.ones_(self.running_var)
+            init.zeros_(self.num_batches_tracked)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x (B, T, D), valid (B, T) bool or None -> (B, T, D).

@@ -19,13 +19,26 @@ from hybridzoo.layers.chela.norms import SequenceBatchNorm
 from hybridzoo.ops.causal_conv1d import causal_conv1d
 
 
+class Taps(nn.Conv1d):
+    """One kernel a channel: the weights (D, 1, taps), drawn so that they keep the scale of what they see."""
+
+    def __init__(self, channels: int, taps: int, *, bias: bool) -> None:
+        super().__init__(channels, channels, taps, groups=channels, bias=bias)
+
+    def init_weights(self) -> None:
+        """N(0, 1 / taps), no shift."""
+        init.normal_(self.weight, std=self.kernel_size[0] ** -0.5)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
 class Branch(nn.Module):
     """One kernel of taps, dilated, spread over `width` taps; with its batch norm if asked for."""
 
     def __init__(self, channels: int, taps: int, dilation: int, width: int, causal: bool, norm: bool) -> None:
         super().__init__()
         self.taps, self.dilation, self.width, self.causal = taps, dilation, width, causal
-        self.conv = nn.Conv1d(channels, channels, taps, groups=channels, bias=False)
+        self.conv = Taps(channels, taps, bias=False)
         self.bn = SequenceBatchNorm(channels) if norm else None
 
     def spread(self) -> Tensor:
@@ -81,21 +94,11 @@ class ShortConv(nn.Module):
                 raise ConfigError(f"a branch of {taps} taps, dilation {dilation}, does not fit into {width} taps")
             if not causal and (width - reach) % 2:
                 raise ConfigError(f"{reach} taps cannot be centred in {width}: both must be odd or both even")
-        self.deploy = nn.Conv1d(channels, channels, width, groups=channels) if merged else None
+        self.deploy = Taps(channels, width, bias=True) if merged else None
         parts = [] if merged else branches
         self.branches = nn.ModuleList(Branch(channels, *part, width, causal, norm == "batch") for part in parts)
         self.skip = SequenceBatchNorm(channels) if identity and norm == "batch" and not merged else None
         self.identity = identity
-
-    def init_weights(self) -> None:
-        """Branches share the variance of one convolution; called by the model's initialisation."""
-        if self.deploy is not None:
-            init.normal_(self.deploy.weight, std=self.width**-0.5)
-            assert self.deploy.bias is not None
-            init.zeros_(self.deploy.bias)
-        for branch in self.branches:
-            assert isinstance(branch, Branch)
-            init.normal_(branch.conv.weight, std=(branch.taps * len(self.branches)) ** -0.5)
 
     @property
     def follows_batches(self) -> bool:
@@ -126,9 +129,7 @@ class ShortConv(nn.Module):
         assert kernel is not None
         return kernel, bias
 
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, activation: Literal["silu"] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None, activation: Literal["silu"] | None = None) -> Tensor:
         """x (B, T, D), zero where valid (B, T) is False; activation "silu" or None of the sum."""
         if not self.follows_batches:
             return self._conv(x, *self.kernel(), activation)
@@ -155,7 +156,7 @@ class ShortConv(nn.Module):
             return
         kernel, bias = self.kernel()
         channels = kernel.shape[0]
-        deploy = nn.Conv1d(channels, channels, self.width, groups=channels).to(kernel.device, kernel.dtype)
+        deploy = Taps(channels, self.width, bias=True).to(kernel.device, kernel.dtype)
         assert deploy.bias is not None
         deploy.weight.copy_(kernel.unsqueeze(1))
         deploy.bias.copy_(torch.zeros_like(kernel[:, 0]) if bias is None else bias)

@@ -69,7 +69,10 @@ def _with_baselines(
     options = sizes["mixer_options"]
     z, kernel = options["z_width"], {k: v for k, v in options.items() if k not in ("z_width", "value_width")}
     # one size of classifier for all, whatever their mixers' widths are
-    rest = {**{k: v for k, v in sizes.items() if k != "mixer_options"}, "classifier_hidden_size": options["value_width"]}
+    rest = {
+        **{k: v for k, v in sizes.items() if k != "mixer_options"},
+        "classifier_hidden_size": options["value_width"],
+    }
     alone = {"z_width": z, "value_width": linear, "use_short": False, "use_long": False, "positions": "rotary"}
     gated = {"value_width": conv, "use_attention": False, **kernel}
     average = {"z_width": z, "value_width": mega, "averages": 16}
@@ -86,9 +89,7 @@ def _with_baselines(
 # Sizes of Mega's Table 8 (arXiv 2209.10655), kernels of SGConv's configurations (branch `preview` of its repository).
 _GREY: dict[str, Any] = {"norm": "batch", "pre_norm": True, "dropout": 0.0, "num_channels": 1}
 _BYTES: dict[str, Any] = {"vocab_size": 259, "norm": "scale"}
-LISTOPS = _sizes(
-    *(6, 80, 160, 64, 160), {"kernel_dim": 1}, vocab_size=18, max_length=2048, num_labels=10, norm="layer"
-)
+LISTOPS = _sizes(*(6, 80, 160, 64, 160), {"kernel_dim": 1}, vocab_size=18, max_length=2048, num_labels=10, norm="layer")
 BYTES = _sizes(4, 128, 256, 64, 256, {"kernel_dim": 2}, max_length=4096, **_BYTES)
 RETRIEVAL = _sizes(6, 128, 256, 64, 256, {"kernel_dim": 1}, max_length=4000, num_documents=2, **_BYTES)
 PIXELS = _sizes(
@@ -108,15 +109,9 @@ MINI = _sizes(4, 96, 192, 48, 192, {"kernel_dim": 1}, vocab_size=18, max_length=
 
 _with_baselines("chela_lra_listops", "Long Range Arena: ListOps", TEXT, LISTOPS, 170, 184, 58, 288)
 _with_baselines("chela_lra_text", "Long Range Arena: IMDb byte by byte", TEXT, BYTES, 274, 278, 124, 444)
-_with_baselines(
-    "chela_lra_retrieval", "Long Range Arena: pairs of papers (AAN)", PAIR, RETRIEVAL, 266, 278, 118, 432
-)
-_with_baselines(
-    "chela_lra_image", "Long Range Arena: grey CIFAR-10 pixel by pixel", IMAGE, PIXELS, 450, 354, 296, 724
-)
-_with_baselines(
-    "chela_lra_pathfinder", "Long Range Arena: Pathfinder, 32 x 32", IMAGE, PATHFINDER, 384, 278, 252, 612
-)
+_with_baselines("chela_lra_retrieval", "Long Range Arena: pairs of papers (AAN)", PAIR, RETRIEVAL, 266, 278, 118, 432)
+_with_baselines("chela_lra_image", "Long Range Arena: grey CIFAR-10 pixel by pixel", IMAGE, PIXELS, 450, 354, 296, 724)
+_with_baselines("chela_lra_pathfinder", "Long Range Arena: Pathfinder, 32 x 32", IMAGE, PATHFINDER, 384, 278, 252, 612)
 _with_baselines(
     "chela_lra_pathx", "Long Range Arena: Path-X, Pathfinder at 128 x 128", IMAGE, PATHX, 466, 140, 214, 720
 )

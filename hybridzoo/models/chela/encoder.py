@@ -165,16 +165,10 @@ def init_module(module: Any, config: ChelaConfig) -> None:
     elif isinstance(module, PixelEmbedding):
         init.normal_(module.weight)
         init.normal_(module.bias, std=0.1)
-    elif isinstance(module, (ChelaMixing, MegaLayer)):
-        module.init_own_weights()
     elif hasattr(module, "init_weights") and not hasattr(module, "config"):
-        module.init_weights()  # convolutions, moving averages, biases
+        module.init_weights()  # convolutions, moving averages, scales and shifts
     elif hasattr(module, "reset_parameters") and next(module.parameters(recurse=False), None) is not None:
         for name, value in module.named_parameters(recurse=False):
             (init.ones_ if name in ("weight", "scalar") else init.zeros_)(value)
-        if hasattr(module, "running_mean") and module.running_mean is not None:
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
     elif hasattr(module, "scalar"):
         init.ones_(module.scalar)

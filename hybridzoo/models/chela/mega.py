@@ -158,7 +158,7 @@ class MegaLayer(nn.Module):
         self.norm = NormHolder(norm, width, norm_eps)
         self.dropout = nn.Dropout(dropout)
 
-    def init_own_weights(self) -> None:
+    def init_weights(self) -> None:
         """As the original."""
         init.normal_(self.gamma, std=0.02)
         init.zeros_(self.beta)

@@ -9,6 +9,7 @@ Legend: B rows, T positions, D width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -242,6 +243,7 @@ class ChelaForPairClassification(ChelaPreTrainedModel):
 
     task = "text-pair-classification"
     main_input_name = "input_ids"
+    suite_exceptions: ClassVar[Mapping[str, str]] = {"auto_classes": "transformers has no Auto class for two texts"}
     head_names = ("classifier.out_proj",)
 
     def __init__(self, config: ChelaConfig) -> None:

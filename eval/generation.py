@@ -5,8 +5,8 @@ test images). The Fréchet distance carries the name of its network: `fid` with 
 `fd_efflite` with EfficientNet-Lite0. `class_accuracy` is the share of samples that a separately trained classifier
 gives the class they were made for.
 
-A record holds one sample, `{"id", "label", "codes", "predicted"}`: its codes, from which the tokenizer makes the very
-image again, and the classifier's class.
+A record holds one sample, `{"id", "label", "predicted", "codes"}`: the classifier's class, and of the first thousand
+samples the codes, from which the tokenizer makes the very image again (the others follow from the seed).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from hybridzoo.eval.schema import Metric
 
 NETWORKS = ("efflite", "inception")
 NEIGHBOURS = 3
+KEPT_CODES = 1000  # samples whose codes stand in the records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class GenerationOptions:
 
     Attributes:
         count: samples; a multiple of the number of classes.
-        steps, cfg_scale, cfg_schedule, temperature, order: of the model's `generate`.
+        steps, cfg_scale, temperature: of the model's `generate`; None: what the model's config recommends.
+        cfg_schedule, order: of the model's `generate`.
         batch_size: samples at once.
         efflite_weights: `efficientnet-lite0-57934424.pth`; None leaves FD-EffLite out.
         inception_weights: torch-fidelity's Inception weights; "download" lets torch-fidelity fetch them; None leaves
@@ -54,10 +56,10 @@ class GenerationOptions:
     """
 
     count: int = 10_000
-    steps: int = 20
-    cfg_scale: float = 1.0
+    steps: int | None = None
+    cfg_scale: float | None = None
     cfg_schedule: str = "linear"
-    temperature: float = 4.5
+    temperature: float | None = None
     order: str = "confidence"
     batch_size: int = 250
     efflite_weights: str | None = None
@@ -67,10 +69,11 @@ class GenerationOptions:
     seed: int = 0
     save_npz: str | None = None
 
-    def sampling(self) -> dict[str, Any]:
-        """Options of `generate`."""
-        keys = ("steps", "cfg_scale", "cfg_schedule", "temperature", "order")
-        return {key: getattr(self, key) for key in keys}
+    def sampling(self, config: Any) -> dict[str, Any]:
+        """Options of `generate`, those left out as a model's config has them (`sampling_steps`, …)."""
+        chosen = {key: getattr(self, key) for key in ("steps", "cfg_scale", "temperature")}
+        chosen = {k: getattr(config, f"sampling_{k}") if v is None else v for k, v in chosen.items()}
+        return {**chosen, "cfg_schedule": self.cfg_schedule, "order": self.order}
 
 
 @dataclass
@@ -174,13 +177,13 @@ def make_samples(generator: Any, options: GenerationOptions, log: Callable[[str]
     classes = config.num_labels
     if options.count < 1 or options.count % classes:
         raise ConfigError(f"count={options.count} must be a multiple of the model's {classes} classes")
-    labels = np.arange(options.count) % classes
+    labels, sampling = np.arange(options.count) % classes, options.sampling(config)
     images, codes = [], []
     for number, start in enumerate(range(0, options.count, options.batch_size)):
         part = torch.from_numpy(labels[start : start + options.batch_size])
         seed = options.seed * 1_000_003 + number
         with torch.inference_mode(), generator.autocast():
-            found = generator.model.generate(part, generator=seed, **options.sampling())
+            found = generator.model.generate(part, generator=seed, **sampling)
         with torch.inference_mode():
             pixels = generator.tokenizer.decode_code(found)
         images.append(to_uint8(pixels))
@@ -210,8 +213,8 @@ def feature_metrics(
     official = isinstance(network, FidInception)
     suffix = "" if official else f"_{name.removeprefix('fd_')}"
     distance = frechet_distance(FeatureStatistics.of(real), FeatureStatistics.of(fake))
-    kernel, deviation = kernel_distance(real, fake)
-    precision, recall = precision_recall(real, fake, neighbours=NEIGHBOURS)
+    kernel, deviation = kernel_distance(real, fake, device=network.device)
+    precision, recall = precision_recall(real, fake, neighbours=NEIGHBOURS, device=network.device)
     made = {
         name: Metric(value=distance, unit=""),
         "kid" if official else f"kd{suffix}": Metric(value=kernel, stderr=deviation, unit=""),
@@ -298,10 +301,12 @@ def classify(classifier: str, images: np.ndarray, generator: Any, device: Any) -
 def records_of(samples: Samples, predicted: np.ndarray | None) -> list[dict[str, Any]]:
     """One plain dictionary per sample."""
     rows: list[dict[str, Any]] = []
-    for i, (label, codes) in enumerate(zip(samples.labels.tolist(), samples.codes.tolist())):
-        row: dict[str, Any] = {"id": f"sample-{i:06d}", "label": label, "codes": codes}
+    for i, label in enumerate(samples.labels.tolist()):
+        row: dict[str, Any] = {"id": f"sample-{i:06d}", "label": label}
         if predicted is not None:
             row["predicted"] = int(predicted[i])
+        if i < KEPT_CODES:
+            row["codes"] = samples.codes[i].tolist()
         rows.append(row)
     return rows
 

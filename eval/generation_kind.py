@@ -1,8 +1,9 @@
 """Image generation in the harness: records of samples, and of what the whole set measured.
 
-A sample's record is `{"id", "label", "codes", "predicted"}`. The last record, `{"id": "set", "measured": {…}}`, holds
-the distances between the samples and the real images as they were measured: they follow from the codes, but only
-through the tokenizer and a feature network of a size that no result file can carry. The rest is scored from records.
+A sample's record is `{"id", "label", "predicted"}`, with its `codes` in the first ones. The last record,
+`{"id": "set", "measured": {…}}`, holds the distances between the samples and the real images as they were measured:
+they follow from the samples, but only through the tokenizer and a feature network of a size that no result file can
+carry. The rest is scored from records.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class GenerationPredictor:
         self._given = {"count": None, **options}
         self.device, self.dtype, self.spec, self.model = pick_device(device), dtype, spec, model
         self.options = self._defaults(GenerationOptions(**{k: v for k, v in options.items() if k != "count"}))
-        sampling = self.options.sampling()
+        sampling = self.options.sampling(model.config)
         self.settings = {**sampling, "sampling_seed": self.options.seed, "tokenizer": _name(self.options, model)}
         if self.options.classifier:
             self.settings["classifier"] = Path(self.options.classifier).name
@@ -135,7 +136,7 @@ class GenerationKind:
             tokenizer = load_part(source, "tokenizer").eval()
         except (HybridzooError, TypeError):
             return []
-        rows = [row for row in file.rows if row["id"] != SET]
+        rows = [row for row in file.rows if "codes" in row]
         shown = [[r["codes"] for r in rows if r["label"] == c][:SHOWN] for c in range(min(10, len(file.label_names)))]
         codes = torch.tensor([c for row in shown for c in row])
         side = int(codes.shape[1] ** 0.5)

@@ -48,6 +48,16 @@ class Weights:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def shipped(folder: str, tag: str, license: str) -> dict[str, Weights]:
+    """The tag of a model that the zoo trained itself, if its folder in checkpoints/ has weights; else no tag."""
+    from hybridzoo._paths import asset_root
+
+    path = asset_root("checkpoints") / folder
+    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        return {}
+    return {tag: Weights(uri=f"checkpoints:{folder}", license=license, source=f"checkpoints/{folder}/README.md")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture. Class targets are `"module:Class"` strings, resolved at first use."""

@@ -11,11 +11,13 @@ Legend: N images, F features, K classes. Everything is computed in float64.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hybridzoo.errors import DataError
 
@@ -88,7 +90,7 @@ def _roots(eigenvalues: np.ndarray) -> np.ndarray:
 
 
 def kernel_distance(
-    real: np.ndarray, fake: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
+    real: np.ndarray, fake: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0, device: Any = "cpu"
 ) -> tuple[float, float]:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / F + 1)^3.
 
@@ -98,29 +100,37 @@ def kernel_distance(
         subsets: draws without replacement.
         size: images of each draw; less where there are fewer.
         seed: of the draws.
+        device: where the products are computed.
 
     Returns:
         Mean and standard deviation over the subsets.
     """
-    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     size = min(size, len(real), len(fake))
     if size < 2:
         raise DataError(f"the kernel distance needs at least 2 images of each kind, got {len(real)} and {len(fake)}")
-    rng = np.random.default_rng(seed)
+    a, b, rng = _wide(real, device), _wide(fake, device), np.random.default_rng(seed)
     values = []
     for _ in range(subsets):
-        x = real[rng.choice(len(real), size, replace=False)]
-        y = fake[rng.choice(len(fake), size, replace=False)]
-        within = [((k := _cubic(z, z)).sum() - np.trace(k)) / (size * (size - 1)) for z in (x, y)]
+        x = a[torch.from_numpy(rng.choice(len(real), size, replace=False)).to(a.device)]
+        y = b[torch.from_numpy(rng.choice(len(fake), size, replace=False)).to(b.device)]
+        within = [((k := _cubic(z, z)).sum() - k.trace()) / (size * (size - 1)) for z in (x, y)]
         values.append(within[0] + within[1] - 2 * _cubic(x, y).mean())
-    return float(np.mean(values)), float(np.std(values))
+    found = torch.stack(values).cpu().numpy()
+    return float(found.mean()), float(found.std())
 
 
-def _cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def _wide(x: np.ndarray, device: Any) -> Tensor:
+    place = torch.device(device)
+    return torch.from_numpy(np.asarray(x, np.float64)).to("cpu" if place.type == "mps" else place)  # MPS has no float64
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3) -> tuple[float, float]:
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.t() / x.shape[1] + 1) ** 3
+
+
+def precision_recall(
+    real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3, device: Any = "cpu"
+) -> tuple[float, float]:
     """Improved precision (share of fake images inside the real ones' manifold) and recall (the other way round).
 
     A manifold is the union of balls around its images, each reaching to the image's k-th nearest neighbour.
@@ -129,31 +139,27 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3)
         real: (N, F).
         fake: (M, F).
         neighbours: k.
+        device: where the distances are computed.
 
     Returns:
         Shares from 0 to 1.
     """
-    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     if min(len(real), len(fake)) <= neighbours:
         raise DataError(f"precision and recall with k={neighbours} need more images than {len(real)} and {len(fake)}")
-    return _covered(real, fake, neighbours), _covered(fake, real, neighbours)
+    a, b = _wide(real, device), _wide(fake, device)
+    return _covered(a, b, neighbours), _covered(b, a, neighbours)
 
 
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances."""
-    return np.clip(np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * (x @ y.T), 0, None)
+    return (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * (x @ y.t())).clamp_min(0)
 
 
-def _blocks(x: np.ndarray) -> Iterable[np.ndarray]:
-    return (x[i : i + BLOCK] for i in range(0, len(x), BLOCK))
-
-
-def _covered(centres: np.ndarray, points: np.ndarray, neighbours: int) -> float:
-    # an image is its own nearest neighbour, so the k-th other one is at place k
-    radii = np.concatenate(
-        [np.partition(_distances(b, centres), neighbours, axis=1)[:, neighbours] for b in _blocks(centres)]
-    )
-    return float(np.mean(np.concatenate([(_distances(b, centres) <= radii).any(1) for b in _blocks(points)])))
+def _covered(centres: Tensor, points: Tensor, neighbours: int) -> float:
+    # an image is its own nearest neighbour, so the k-th other one is at place k, counted from 0
+    radii = torch.cat([_distances(b, centres).kthvalue(neighbours + 1, dim=1).values for b in centres.split(BLOCK)])
+    inside = torch.cat([(_distances(b, centres) <= radii).any(1) for b in points.split(BLOCK)])
+    return float(inside.double().mean())
 
 
 def inception_score(probabilities: np.ndarray, *, splits: int = 10, shuffle: int | None = None) -> tuple[float, float]:

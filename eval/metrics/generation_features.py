@@ -45,7 +45,7 @@ class FeatureNetwork:
         raise NotImplementedError
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray, *, batch_size: int = 250) -> tuple[np.ndarray, np.ndarray]:
         """Features and class probabilities.
 
         Args:

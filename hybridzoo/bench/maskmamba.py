@@ -1,14 +1,15 @@
 """MaskMamba at work: one Bi-Mamba-v2 layer beside one Transformer layer, and whole generations, in one process.
 
 The paper times a single layer with its MLP at 2048 pixels (54.44 % less time than the Transformer's) without saying
-which attention or GPU; here the Transformer layer runs with flash attention ("flash") and with the plain product
-("naive"), at every size, and generations of the whole model stand beside it. Weights and codes are random.
+which attention or GPU; here the Transformer layer runs with flash attention ("flash"), on NVIDIA GPUs also with cuDNN's
+("cudnn"), and with the plain product ("naive"), at every size, and generations of the whole model stand beside it, with
+the attention that torch chooses. Weights and codes are random.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hybridzoo.bench.report import table
 from hybridzoo.bench.timing import measure
 
-LAYERS = ("bi_mamba_v2", "flash", "naive")
+LAYERS = ("bi_mamba_v2", "flash", "cudnn", "naive")
+WARMUP_STEPS = 2  # decoding steps before a generation that counts, which compile its kernels
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,25 @@ class MaskMambaSettings:
     compile: str | None = None
 
 
-def benchmark(settings: MaskMambaSettings, log: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """All rows: layers first, then generations.
+def benchmark(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
+    """Rows as they are measured: layers first, then generations.
 
     Raises:
         UnknownNameError, ConfigError: no such model.
     """
-    rows = layers(settings, log)
-    return rows + generations(settings, log)
+    yield from layers(settings)
+    yield from generations(settings)
 
 
-def layers(settings: MaskMambaSettings, log: Callable[[str], None]) -> list[dict[str, Any]]:
+def layers(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
     """Forward of one layer, per size and kind."""
     from hybridzoo.models.maskmamba.blocks import MaskMambaBlock
 
     config, device = _config(settings.model), torch.device(settings.device)
-    rows = []
     for size in settings.sizes:
         tokens = (size // config.downsample) ** 2 + config.num_condition_tokens
         x = torch.randn(settings.batch_size, tokens, config.hidden_size, device=device, dtype=settings.dtype)
-        for kind in LAYERS:
+        for kind in LAYERS if device.type == "cuda" else [k for k in LAYERS if k != "cudnn"]:
             row = {"what": "layer", "kind": kind, "size": size, "tokens": tokens, "batch": settings.batch_size}
             block = MaskMambaBlock("M" if kind == "bi_mamba_v2" else "S", config).to(device, settings.dtype).eval()
             call: Any = torch.compile(block, mode=settings.compile) if settings.compile else block
@@ -79,18 +80,16 @@ def layers(settings: MaskMambaSettings, log: Callable[[str], None]) -> list[dict
                     row |= _timed(lambda call=call, x=x: call(x), device, settings.seconds)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 row["error"] = str(error).splitlines()[0]
-            rows.append(row)
-            log(describe(row))
+            yield row
             del block, call
             _free()
-    return rows
 
 
-def generations(settings: MaskMambaSettings, log: Callable[[str], None]) -> list[dict[str, Any]]:
+def generations(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
     """Codes of whole images with guidance, the model and its pure Transformer."""
     from hybridzoo.loading import build_model
 
-    device, rows = torch.device(settings.device), []
+    device = torch.device(settings.device)
     for scheme in ("serial_v2", "pure_transformer") if settings.generation_sizes else ():
         model = build_model(settings.model, scheme=scheme, device=settings.device, dtype=settings.dtype).eval()
         labels = torch.zeros(settings.generation_batch_size, dtype=torch.long)
@@ -98,33 +97,37 @@ def generations(settings: MaskMambaSettings, log: Callable[[str], None]) -> list
             row = {"what": "generation", "kind": scheme, "size": size, "steps": settings.steps}
             row |= {"batch": settings.generation_batch_size, "params": sum(p.numel() for p in model.parameters())}
 
-            def call(model: Any = model, size: int = size, labels: torch.Tensor = labels) -> Any:
-                options = {"steps": settings.steps, "cfg_scale": 3.0, "cfg_schedule": "constant", "generator": 0}
+            def call(
+                steps: int = settings.steps, model: Any = model, size: int = size, labels: torch.Tensor = labels
+            ) -> Any:
+                options = {"steps": steps, "cfg_scale": 3.0, "cfg_schedule": "constant", "generator": 0}
                 return model.generate(labels, height=size, width=size, **options)
 
             try:
-                row |= _timed(call, device, settings.seconds, warmup=1)
+                call(min(WARMUP_STEPS, settings.steps))
+                row |= _timed(call, device, settings.seconds, warmup=0, min_repeats=1)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 row["error"] = str(error).splitlines()[0]
-            rows.append(row)
-            log(describe(row))
+            yield row
             _free()
-        del model
+        del model, call
         _free()
-    return rows
 
 
 def _attention(kind: str, device: torch.device) -> Any:
     """Which product the Transformer layer runs with; flash exists on CUDA only, elsewhere torch chooses."""
     if kind == "naive":
         return sdpa_kernel(SDPBackend.MATH)
-    return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if kind == "flash" and device.type == "cuda" else nullcontext()
+    chosen = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}.get(kind)
+    return nullcontext() if chosen is None or device.type != "cuda" else sdpa_kernel(chosen)
 
 
-def _timed(call: Callable[[], Any], device: torch.device, seconds: float, warmup: int = 5) -> dict[str, Any]:
+def _timed(
+    call: Callable[[], Any], device: torch.device, seconds: float, warmup: int = 5, min_repeats: int = 3
+) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    timing = measure(call, device, warmup=warmup, seconds=seconds, max_repeats=200)
+    timing = measure(call, device, warmup=warmup, seconds=seconds, max_repeats=200, min_repeats=min_repeats)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     return {
         "ms": timing.median * 1e3,
@@ -185,6 +188,7 @@ def render(document: dict[str, Any]) -> list[str]:
         part = [r for r in rows if r["what"] == what]
         if not part:
             continue
+        kinds = tuple(k for k in kinds if any(r["kind"] == k for r in part))
         first = part[0]
         title = "One layer with its MLP, forward" if what == "layer" else f"{first['steps']} steps with guidance"
         lines += [f"**{title}**, batch {first['batch']}, milliseconds (peak GiB)", ""]

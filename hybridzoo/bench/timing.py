@@ -28,7 +28,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure(
-    call: Callable[[], Any], device: torch.device, *, warmup: int = 3, seconds: float = 1.0, max_repeats: int = 100
+    call: Callable[[], Any],
+    device: torch.device,
+    *,
+    warmup: int = 3,
+    seconds: float = 1.0,
+    max_repeats: int = 100,
+    min_repeats: int = 3,
 ) -> Timing:
     """Time `call` on `device`.
 
@@ -36,8 +42,9 @@ def measure(
         call: the work; on CUDA it may return before the device is done.
         device: where it runs.
         warmup: calls before the first that counts (compilation, caches, autotuning).
-        seconds: about how long to measure; at least three calls are timed.
+        seconds: about how long to measure.
         max_repeats: calls at most.
+        min_repeats: calls at least. With 1, a call that lasts longer than `seconds` is made once, by the wall clock.
 
     Returns:
         Median and spread over the timed calls.
@@ -49,7 +56,9 @@ def measure(
     call()
     synchronize(device)
     once = max(time.perf_counter() - start, 1e-6)
-    repeats = max(3, min(max_repeats, int(seconds / once)))
+    if min_repeats == 1 and once > seconds:
+        return Timing(once, once, once, 1)
+    repeats = max(min_repeats, min(max_repeats, int(seconds / once)))
     if device.type == "cuda":
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
         for begin, end in events:

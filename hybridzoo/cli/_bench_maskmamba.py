@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def maskmamba_command(
     """
     import torch
 
-    from hybridzoo.bench.maskmamba import MaskMambaSettings, benchmark, crossover, ratios
+    from hybridzoo.bench.maskmamba import MaskMambaSettings, benchmark, crossover, describe, ratios
     from hybridzoo.bench.report import write_json
     from hybridzoo.errors import ConfigError, unknown
     from hybridzoo.inference.classifier import DTYPES
@@ -52,14 +52,18 @@ def maskmamba_command(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         compile=compile,
     )
-    rows = benchmark(settings, typer.echo)
+    rows: list[dict[str, Any]] = []
+    for row in benchmark(settings):
+        rows.append(row)
+        typer.echo(describe(row))
+        if out is not None:  # after every row: a run that is cut off leaves what it has
+            write_json(out, "maskmamba", rows, torch.device(settings.device), title=title)
     for what, ours, other in (("layer", "bi_mamba_v2", "flash"), ("generation", "serial_v2", "pure_transformer")):
         gains = ratios(rows, what, ours, other)
         shown = ", ".join(f"{size} px {gain:.2f}x" for size, gain in gains.items())
         if gains:
             typer.echo(f"{what}: time of {other} / time of {ours}: {shown}; not slower from {crossover(gains)} px on")
     if out is not None:
-        write_json(out, "maskmamba", rows, torch.device(settings.device), title=title)
         typer.echo(f"wrote {out}")
     if all("error" in row for row in rows):
         raise typer.Exit(1)

@@ -33,7 +33,7 @@ def generate(model: Any, request: Request) -> None:
         if getattr(model.config, "condition", "class") != "class":
             raise ConfigError('nothing to make an image of: give --prompt "a text"')
         conditions = list(range(min(model.config.num_labels, 10)))
-    options = {"temperature": "temperature", "steps": "steps", "guidance": "cfg_scale"}
+    options = {"guidance": "cfg_scale"} | {k: k for k in ("temperature", "steps", "height", "width")}
     sampling = {options[k]: v for k, v in request.sampling.items() if k in options}
     rows = [c for c in conditions for _ in range(count)]
     kind = "prompts" if request.prompts else "labels"

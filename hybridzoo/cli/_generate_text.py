@@ -19,7 +19,7 @@ def generate(model: Any, request: Request) -> None:
     """
     from hybridzoo.inference.generation import Sampling, TextGenerator
 
-    request.refuse("text-generation", "labels", "steps", "guidance")
+    request.refuse("text-generation", "labels", "steps", "guidance", "height", "width")
     if not request.prompts:
         raise ConfigError('nothing to go on from: give --prompt "Some text", or --prompt - to read it from stdin')
     tokenizer = _tokenizer(request.tokenizer) if request.tokenizer is not None else None

@@ -69,6 +69,8 @@ def generate_command(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
     steps: Annotated[int | None, typer.Option(help="Images: decoding steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Images: classifier-free guidance.")] = None,
+    height: Annotated[int | None, typer.Option(help="Images: pixels, if not the model's own size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Images: pixels, if not the model's own size.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; a GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; as saved if left out.")] = None,
@@ -96,6 +98,8 @@ def generate_command(
         "repetition_penalty": repetition_penalty,
         "steps": steps,
         "guidance": guidance,
+        "height": height,
+        "width": width,
     }
     request = Request(
         name=model,

@@ -24,7 +24,8 @@ def test_rows_and_page(tmp_path):
     assert [(r["kind"], r["tokens"]) for r in layers] == [
         (k, n) for n in (5, 26) for k in ("bi_mamba_v2", "flash", "naive")
     ]
-    assert all(r["ms"] > 0 and r["repeats"] >= 3 for r in document["rows"])
+    assert all(r["ms"] > 0 and r["repeats"] >= 1 for r in document["rows"])
+    assert all(r["repeats"] >= 3 for r in layers)
     assert {r["kind"] for r in document["rows"] if r["what"] == "generation"} == {"serial_v2", "pure_transformer"}
     page = "\n".join(render(document))
     assert "| 10 px |" in page
@@ -49,7 +50,7 @@ def test_a_size_that_does_not_run_is_a_row_with_its_reason(monkeypatch):
 
     monkeypatch.setattr(mixers, "scan", fail)
     settings = MaskMambaSettings("maskmamba_test", (10,), 1, (), dtype=torch.float32, seconds=0.01, device="cpu")
-    rows = benchmark(settings, lambda line: None)
+    rows = list(benchmark(settings))
     assert rows[0]["error"] == "too large"
     assert "error" not in rows[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridzoo.registry import Family, Weights, register_family, register_model
+from hybridzoo.registry import Family, Weights, register_family, register_model, shipped
 
 _HERE = "hybridzoo.models.llamagen_vq"
 _TASK = "image-tokenization"
@@ -78,10 +78,11 @@ register_model(
         "base_channels": 32,
         "encoder_ch_mult": (1, 1, 2),
         "decoder_ch_mult": (1, 1, 2),
-        "z_channels": 32,
+        "z_channels": 16,
         "codebook_size": 256,
         "codebook_dim": 8,
         "reconstruction_l1": 0.5,
     },
     summary="28x28 grey images -> 7x7 of 256 codes, for Fashion-MNIST",
+    tags=shipped("llamagen_vq_mini", "fashion_mnist", "Apache-2.0"),
 )

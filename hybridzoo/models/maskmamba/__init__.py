@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridzoo.models.maskmamba.variants import MINI, SIZES, TEST
-from hybridzoo.registry import Family, register_family, register_model
+from hybridzoo.registry import Family, register_family, register_model, shipped
 
 _HERE = "hybridzoo.models.maskmamba"
 _TASK = "image-generation"
@@ -37,4 +37,10 @@ for _name, _size in SIZES.items():
         summary=f"MaskMamba-{_name.upper()}, text-conditional (FLAN-T5-XL features), 256 pixels",
     )
 register_model("maskmamba_test", family="maskmamba", config=TEST, summary="tiny random network for tests")
-register_model("maskmamba_mini", family="maskmamba", config=MINI, summary="28x28 grey images, for Fashion-MNIST")
+register_model(
+    "maskmamba_mini",
+    family="maskmamba",
+    config=MINI,
+    summary="28x28 grey images, for Fashion-MNIST",
+    tags=shipped("maskmamba_mini", "fashion_mnist", "Apache-2.0"),
+)

@@ -55,6 +55,7 @@ class MaskMambaConfig(ZooConfig):
         unmasked_loss_weight: weight of tokens that were not masked (masked ones have 1).
         condition_drop_rate: share of conditions replaced by the null condition in training.
         mask_schedule: of the share of masked tokens in training; see `decoding.mask_ratio`.
+        sampling_steps, sampling_temperature, sampling_cfg_scale: what `generate` takes where it is told nothing else.
 
     Raises:
         ConfigError: values that do not fit together.
@@ -98,6 +99,9 @@ class MaskMambaConfig(ZooConfig):
     unmasked_loss_weight: float | int = 0.0
     condition_drop_rate: float | int = 0.1
     mask_schedule: str = "cosine"
+    sampling_steps: int = 20
+    sampling_temperature: float | int = 4.5
+    sampling_cfg_scale: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.id2label is None:
@@ -163,7 +167,9 @@ class MaskMambaConfig(ZooConfig):
         for name in ("dropout", "drop_path_rate", "label_smoothing", "condition_drop_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: give a share, 0 or more and below 1")
-        for name in ("mlp_ratio", "unmasked_loss_weight"):
+        if self.sampling_steps < 1:
+            raise ConfigError(f"sampling_steps={self.sampling_steps} must be at least 1")
+        for name in ("mlp_ratio", "unmasked_loss_weight", "sampling_temperature", "sampling_cfg_scale"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
 

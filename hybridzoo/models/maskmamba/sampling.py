@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
+from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.decoding import (
     check_schedule,
     check_steps,
@@ -36,11 +37,11 @@ def generate(
     class_labels: Tensor | Sequence[int] | None = None,
     text_embeds: Tensor | None = None,
     *,
-    steps: int = 20,
+    steps: int | None = None,
     schedule: str = "cosine",
-    temperature: float = 4.5,
+    temperature: float | None = None,
     token_temperature: float = 1.0,
-    cfg_scale: float = 1.0,
+    cfg_scale: float | None = None,
     cfg_schedule: str = "linear",
     cfg_power: float = 1.0,
     order: str = "confidence",
@@ -57,11 +58,12 @@ def generate(
         model: a `MaskMambaForImageGeneration`.
         class_labels: (B,) classes, tensor or list; of a class-conditional model.
         text_embeds: (B, up to text_length, text_dim); of a text-conditional model.
-        steps: T, decoding steps (the paper's tables use about 20).
+        steps: T, decoding steps; left out, `config.sampling_steps` (20: the paper's tables use about so many).
         schedule: how many tokens stay masked, see `decoding.mask_ratio`.
-        temperature: of the noise on the confidences, falling linearly to 0 (4.5 in MaskGIT); order "confidence" only.
+        temperature: of the noise on the confidences, falling linearly to 0; order "confidence" only. Left out,
+            `config.sampling_temperature` (4.5, as in MaskGIT).
         token_temperature: the logits are divided by it before a code is drawn; 0 takes the most likely code.
-        cfg_scale: guidance s; 1 is none.
+        cfg_scale: guidance s; 1 is none. Left out, `config.sampling_cfg_scale`.
         cfg_schedule: "linear" (from 1 up to s), "constant" or "power-cosine" with the exponent `cfg_power`.
         order: "confidence" (MaskGIT), "halton" (a fixed order that fills the image evenly; its schedule is "arccos"
             where `schedule` is left at "cosine"), or "random".
@@ -77,7 +79,11 @@ def generate(
     Raises:
         InputError, ConfigError: options or conditions that make no sense, each named.
     """
-    config, device = model.config, model.token_position.device
+    config: MaskMambaConfig = model.config
+    device = model.token_position.device
+    steps = config.sampling_steps if steps is None else steps
+    temperature = config.sampling_temperature if temperature is None else temperature
+    cfg_scale = config.sampling_cfg_scale if cfg_scale is None else cfg_scale
     check_steps(steps, cfg_scale, temperature, order)
     if token_temperature < 0:
         raise InputError(f"token_temperature={token_temperature} must not be negative")

@@ -17,6 +17,20 @@ MIXERS = {
     "attention": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": "rms"},
     "swa": {"num_heads": 4, "num_kv_heads": 2, "window": 5},
     "hymba": {"num_heads": 4, "num_kv_heads": 2, "d_state": 4, "window": 6},
+    "chela": {"kernel_dim": 4},
+}
+CHELA_BOUNDED = {"kernel_dim": 4, "kernel_length": 9, "positions": "rotary", "branch_norm": "batch"}
+CHELA_OTHERS = {
+    "kernel_dim": 4,
+    "num_heads": 2,
+    "long_short_parallel": 5,
+    "conv_order": "long_short",
+    "qk_proj": "separate",
+    "value_source": "conv",
+    "gate_act": "sigmoid",
+    "gate_residual": "update",
+    "feature_map": "elu1",
+    "attn_norm": "denominator",
 }
 MODELS = {
     "hymba": ("hymba_test", {}),
@@ -34,9 +48,19 @@ MODELS = {
                 "mixers": MIXERS,
             },
         )
-        for kind, letter in (("delta", "D"), ("mamba", "M"), ("attention", "A"), ("swa", "S"), ("hymba", "H"))
+        for kind, letter in (
+            *(("delta", "D"), ("mamba", "M"), ("attention", "A"), ("swa", "S"), ("hymba", "H"), ("chela", "C")),
+        )
         for meta in (0, 3)
     },
+    "chela, bounded kernel": (
+        "hybrid_lm_test",
+        {"pattern": "CA", "kv_groups": None, "mixers": {"chela": CHELA_BOUNDED}},
+    ),
+    "chela, other choices": (
+        "hybrid_lm_test",
+        {"pattern": "CC", "kv_groups": None, "num_meta_tokens": 0, "mixers": {"chela": CHELA_OTHERS}},
+    ),
 }
 T = 23
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -38,7 +39,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
-        return super().forward(x)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class SequenceBatchNorm(nn.BatchNorm1d):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ def register(bench: typer.Typer) -> None:
 def lm_command(
     models: Annotated[list[str], typer.Argument(help="Models of the zoo and rivals; ratios are to the first.")],
     what: Annotated[
-        list[str] | None, typer.Option(help="cache, decode, prefill, train; repeatable. All but train if left out.")
+        list[str] | None, typer.Option(help="cache, decode, prefill (these if left out), train, scaling; repeatable.")
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens in the cache, and of a prompt.")] = 8192,
     batch_sizes: Annotated[str, typer.Option(help="Of decoding, up to what fits.")] = "1,16,64,128,256",
@@ -30,6 +31,8 @@ def lm_command(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Time decoding, prefill and training steps, and count cache bytes.
+
+    scaling times training steps on one device and on all: start it with torchrun --nproc-per-node N -m hybridzoo.
 
     Rivals: llama_3_2_3b, llama_3_2_1b, llama_1_3b, fla_deltanet_1_3b.
 
@@ -63,6 +66,8 @@ def lm_command(
 
     kinds = what or ["cache", "decode", "prefill"]
     rows = benchmark(kinds, models, settings, log=typer.echo, save=save, max_seconds=max_seconds)
+    if not rows and int(os.environ.get("RANK", "0")):
+        return  # the first process of several speaks
     for gain in ratios(rows):
         typer.echo(describe(gain))
     if out is not None:

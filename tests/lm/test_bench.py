@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,7 @@ def test_the_command_writes_json(tmp_path: Path):
         (["deltanet_test", "--train", "8"], "--train '8'"),
         (["deltanet_test", "--context", "1"], "context must be at least 2"),
         (["deltanet_test", "--dtype", "int8"], "unknown dtype"),
+        (["deltanet_test", "--what", "scaling"], "torchrun --nproc-per-node"),
     ],
 )
 def test_the_command_says_what_is_wrong(words: list[str], text: str):
@@ -104,6 +108,57 @@ def test_the_command_says_what_is_wrong(words: list[str], text: str):
     run = CliRunner().invoke(app, ["bench", "lm", "--device", "cpu", *words])
     assert run.exit_code != 0
     assert text in str(run.exception)
+
+
+def test_rows_are_saved_as_they_come_until_time_is_up():
+    saved: list[int] = []
+    settings = LmSettings(dtype=torch.float32, **TINY)
+    rows = benchmark(["decode"], ["llama_tiny"], settings, log=lambda _: None, save=lambda r: saved.append(len(r)))
+    assert saved == [1, 2]
+    assert [r["batch"] for r in rows] == [1, 2]
+    assert benchmark(["decode"], ["llama_tiny"], settings, log=lambda _: None, max_seconds=0.0) == []
+
+
+def test_sizes_above_one_that_does_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    from hybridzoo.bench import lm
+
+    real = lm.decoding_step
+
+    def step(model, batch, settings):
+        if batch >= 4:
+            raise torch.OutOfMemoryError
+        return real(model, batch, settings)
+
+    monkeypatch.setattr(lm, "decoding_step", step)
+    settings = LmSettings(dtype=torch.float32, **{**TINY, "batch_sizes": (4, 8, 2)})
+    rows = benchmark(["decode"], ["llama_tiny"], settings, log=lambda _: None)
+    assert [(r["batch"], r.get("error")) for r in rows] == [(4, "out of memory"), (2, None)]
+
+
+@pytest.mark.slow
+def test_scaling_on_two_processes(tmp_path: Path):
+    root, out = Path(__file__).parents[2], tmp_path / "scaling.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "-m", "hybridzoo", "bench", "lm", "deltanet_test"]
+    command += ["--what", "scaling", "--train", "2x16", "--seconds", "0.01", "--device", "cpu", "--dtype", "float32"]
+    command += ["--out", str(out)]
+        "localhost:0",
+        "-m",
+        "hybridzoo",
+        "bench",
+        "lm",
+        "deltanet_test",
+        "--what",
+        "scaling",
+    ]
+    command += ["--train", "2x16", "--seconds", "0.01", "--device", "cpu", "--dtype", "float32", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    alone, together = json.loads(out.read_text())["rows"]
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert together["speedup"] == pytest.approx(together["tokens_per_sec"] / alone["tokens_per_sec"])
+    assert together["tokens_per_sec"] == pytest.approx(2 * 2 * 16 / together["ms"] * 1e3)
 
 
 def test_the_fla_rival_names_its_package(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,8 @@ from hybridzoo.training.objectives import LOWER_IS_BETTER
 from hybridzoo.training.schema import Recipe
 from hybridzoo.training.trainer import ZooTrainer
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer: Any) -> None:
     """Save the final model into the run folder and measure it; fills in `run`. Called on one process.
@@ -27,7 +29,7 @@ def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer
     """
     model = trainer.model
     which = final_weights(trainer, recipe)
-    model.eval()
+    model.eval().to(_DTYPES[recipe.training.weights_dtype]).float()  # what is measured is what is saved
     if trainer.eval_dataset is not None:
         run.metrics = trainer.objective.final_metrics(run, trainer)
     save_final(run, recipe, bundle, model, tokenizer, which, results=[])
@@ -55,7 +57,9 @@ def save_final(
     run: Any, recipe: Recipe, bundle: Any, model: Any, tokenizer: Any, which: str, results: list[dict[str, Any]]
 ) -> None:
     """Write model, tokenizer and card to the root of the run folder."""
+    model.to(_DTYPES[recipe.training.weights_dtype])
     model.save_pretrained(run.folder, card=card_facts(run, recipe, bundle, which, results))
+    model.float()
     if tokenizer is not None:
         if getattr(model.config, "max_length", None):  # where pipeline(…)(text, truncation=True) cuts
             tokenizer.model_max_length = model.config.max_length
@@ -105,7 +109,7 @@ def card_facts(run: Any, recipe: Recipe, bundle: Any, which: str, results: list[
         + f". sha256 of the data: `{info.sha256}`.",
         "",
         f"Weights: {which}. {run.step} steps, {run.epoch:g} epochs, seed {recipe.training.seed}, "
-        f"precision {recipe.training.precision}.",
+        f"precision {recipe.training.precision}, weights saved in {recipe.training.weights_dtype}.",
     ]
     if run.temperature is not None:
         lines += ["", f"Temperature {run.temperature:.4f}, fitted on the validation split, divides the logits."]

@@ -89,6 +89,7 @@ class TrainingSection:
     warmup_epochs: float = 0.0  # linear warm-up; or
     warmup_ratio: float = 0.0  # as a share of all steps
     warmup_learning_rate: float = 0.0  # where the warm-up starts
+    warmup_power: float = 1.0  # the warm-up rises with this power of its progress
     cooldown_epochs: float = 0.0  # more epochs at min_learning_rate after `epochs`
     scheduler: Literal["cosine", "linear", "constant", "wsd", "step"] = "cosine"  # wsd: warm-up, stable, decay
     decay_ratio: float = 0.2  # wsd: the last share of all steps, falling linearly to min_learning_rate
@@ -113,6 +114,7 @@ class TrainingSection:
     ema_decay: float | None = None  # keep an exponential moving average of the weights, evaluate and save that
     # Machine.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    weights_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the final weights, which are measured as saved
     gradient_checkpointing: bool = False
     freeze_backbone: bool = False
     compile: bool = False

@@ -58,6 +58,18 @@ _SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
         8,
         256,
     ),
+    "mqar": (
+        {
+            "vocab_size": 1024,
+            "hidden_size": 128,
+            "num_heads": 2,
+            "num_hidden_layers": 4,
+            "intermediate_size": 256,
+            "tie_word_embeddings": True,
+        },
+        2,
+        32,
+    ),
     "mini": (
         {
             "vocab_size": 4096,

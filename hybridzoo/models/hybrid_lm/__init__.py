@@ -28,6 +28,7 @@ def _register(name: str, summary: str, **config: Any) -> None:
 
 # The sizes in which architectures are compared, beside hymba_30m, deltanet_30m, ... of the other families.
 SIZE_30M = {"vocab_size": 8192, "hidden_size": 512, "max_position_embeddings": 2048}
+SIZE_MQAR = {"vocab_size": 1024, "hidden_size": 128, "max_position_embeddings": 2048}
 SIZE_MINI = {"vocab_size": 4096, "hidden_size": 192, "max_position_embeddings": 1024}
 
 _register(
@@ -45,6 +46,23 @@ _register(
     num_hidden_layers=15,
     intermediate_size=0,
     **SIZE_30M,
+)
+_register(
+    "transformer_mqar",
+    "Transformer in the size of the recall task",
+    pattern="A",
+    num_hidden_layers=4,
+    intermediate_size=256,
+    mixers={"attention": {"num_heads": 2}},
+    **SIZE_MQAR,
+)
+_register(
+    "mamba_mqar",
+    "Mamba-1 in the size of the recall task",
+    pattern="M",
+    num_hidden_layers=6,
+    intermediate_size=0,
+    **SIZE_MQAR,
 )
 _register(
     "hybrid_lm_30m",

@@ -34,7 +34,7 @@ def _pairs(depth: int, wide: list[int]) -> list[list[int]]:
 
 
 def _config(width: int, depth: int, middle: int, heads: int, kv_heads: int, hidden: int, **more: Any) -> dict[str, Any]:
-    wide = [0, middle, depth - 1]
+    wide = sorted({0, middle, depth - 1})
     return {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -81,6 +81,18 @@ _register(
         vocab_size=8192,
         num_memory_tokens=32,
         sliding_window=256,
+        max_position_embeddings=2048,
+        **_SMALL,
+    ),
+)
+_register(
+    "hymba_mqar",
+    "Hymba in the size of the recall task",
+    _config(
+        *(128, 4, 3, 2, 1, 64),
+        vocab_size=1024,
+        num_memory_tokens=8,
+        sliding_window=32,
         max_position_embeddings=2048,
         **_SMALL,
     ),

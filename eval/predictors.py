@@ -80,7 +80,7 @@ class ZooPredictor:
         options: dict[str, Any],
     ):
         from hybridzoo.eval.kinds import record_kind
-        from hybridzoo.inference import ImageClassifier, TextClassifier
+        from hybridzoo.inference import ImageClassifier, TextClassifier, TextPairClassifier
 
         task = getattr(model, "task", None)
         if task is not None and task != spec.kind:
@@ -90,13 +90,13 @@ class ZooPredictor:
         if kind is not None:
             self.classifier: Any = kind.predictor(model, spec, device, dtype, options)
         else:
-            classifier = TextClassifier if spec.kind == "text-classification" else ImageClassifier
-            self.classifier = classifier(model, device=device, dtype=dtype, **options)
+            classifiers = {"text-classification": TextClassifier, "text-pair-classification": TextPairClassifier}
+            self.classifier = classifiers.get(spec.kind, ImageClassifier)(model, device=device, dtype=dtype, **options)
         self.device_name = record.device_name(self.classifier.device)
         config = model.config
         if kind is not None:
             settings = dict(self.classifier.settings)
-        elif spec.kind == "text-classification":
+        elif isinstance(self.classifier, TextClassifier):
             settings = {
                 "max_length": self.classifier.max_length,
                 "long_text": self.classifier.long_text,
@@ -112,7 +112,7 @@ class ZooPredictor:
     def logits(self, bundle: DataBundle, split: Split, batch_size: int, num_workers: int, progress: bool) -> np.ndarray:
         """(N, K) logits in the order of the data's classes."""
         order = match_labels(self.classifier.label_names, bundle.info.label_names, self.reference.full_name)
-        if split.kind == "text":
+        if split.kind in ("text", "text_pair"):
             logits = self.classifier.logits(split.content, batch_size, progress=progress)
         else:
             logits = self.classifier.logits(split, batch_size, num_workers=num_workers, progress=progress)

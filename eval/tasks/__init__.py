@@ -13,6 +13,7 @@ from hybridzoo.eval.tasks.anomaly import ANOMALY_TASKS
 from hybridzoo.eval.tasks.generation import GENERATION_TASKS
 from hybridzoo.eval.tasks.generation import LOWER_IS_BETTER as DISTANCES
 from hybridzoo.eval.tasks.language import LANGUAGE_TASKS, harness_task
+from hybridzoo.eval.tasks.lra import LRA_TASKS
 
 TEXT_METRICS = (
     "accuracy",
@@ -125,7 +126,7 @@ _TASKS = (
     _boxes("lvis_1000", "LVIS v1 validation set, boxes, 1,000 detections", "lvis", "official", LVIS_1000_METRICS),
     _text("vader", "VADER ground truth, three classes", "vader", "80/10/10", "f1_macro"),
 )
-_MORE = tuple(Task(**values) for values in (*LANGUAGE_TASKS, *GENERATION_TASKS, *ANOMALY_TASKS))
+_MORE = tuple(Task(**values) for values in (*LANGUAGE_TASKS, *GENERATION_TASKS, *ANOMALY_TASKS, *LRA_TASKS))
 TASKS: dict[str, Task] = {task.name: task for task in (*_TASKS, *_MORE)}
 
 

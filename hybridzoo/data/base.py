@@ -120,12 +120,18 @@ class Split(Sequence[Mapping[str, Any]]):
 
     def digests(self) -> list[bytes] | None:
         """A short hash of each sample's content, or None where that would mean reading a large set."""
+        if hasattr(self.content, "digests"):
+            return self.content.digests()
         if self.kind == "text":
             return [
                 hashlib.blake2b(t.strip().encode("utf-8", "surrogatepass"), digest_size=12).digest()
                 for t in self.content
             ]
-        return self.content.digests() if hasattr(self.content, "digests") else None
+        return None
+
+    def classes(self) -> set[int]:
+        """Labels that occur."""
+        return set(self.labels)
 
     def __repr__(self) -> str:
         return f"Split({len(self)} x {self.kind}, labels {dict(sorted(Counter(self.labels).items()))})"
@@ -228,14 +234,14 @@ def check_classes(name: str, splits: Mapping[str, Split], label_names: Sequence[
     for split_name, split in splits.items():
         if not len(split):
             raise DataError(f"{name}: the split {split_name!r} is empty")
-        low, high = min(split.labels), max(split.labels)
+        low, high = min(split.classes()), max(split.classes())
         if low < 0 or high >= len(label_names):
             raise DataError(
                 f"{name}: split {split_name!r} has the label {low if low < 0 else high}, but {len(label_names)} "
                 f"classes are named "
                 f"({', '.join(map(str, label_names[:8]))}), so labels run from 0 to {len(label_names) - 1}"
             )
-    seen = {label for split in splits.values() for label in split.labels}
+    seen = set().union(*(split.classes() for split in splits.values()))
     if len(seen) < 2:
         only = label_names[next(iter(seen))]
         raise DataError(f"{name}: every sample has the label {only!r}; classification needs at least two classes")

@@ -27,6 +27,7 @@ from hybridzoo.data.base import (
 from hybridzoo.data.code_sets import GENERATION
 from hybridzoo.data.code_sets import SPECS as CODE_SETS
 from hybridzoo.data.language_sets import SPECS as LANGUAGE_SETS
+from hybridzoo.data.lra_sets import SPECS as LRA_SETS
 from hybridzoo.data.splits import stratified_subset
 from hybridzoo.errors import DataError, unknown
 
@@ -342,7 +343,8 @@ _SETS = (
     ),
 )
 SETS: dict[str, DataSpec] = {
-    spec.name: spec for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS, *CODE_SETS)))
+    spec.name: spec
+    for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS, *CODE_SETS, *LRA_SETS)))
 }
 
 

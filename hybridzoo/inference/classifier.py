@@ -113,7 +113,7 @@ def check_items(items: Any, what: str) -> Sequence[Any]:
 
 
 def load_classifier(model: Any, **options: Any) -> Any:
-    """A `TextClassifier` or `ImageClassifier`, by what the model takes.
+    """A `TextClassifier`, `TextPairClassifier` or `ImageClassifier`, by what the model takes.
 
     Args:
         model: a ZooModel.
@@ -124,8 +124,13 @@ def load_classifier(model: Any, **options: Any) -> Any:
     """
     from hybridzoo.inference.image import ImageClassifier
     from hybridzoo.inference.text import TextClassifier
+    from hybridzoo.inference.text_pair import TextPairClassifier
 
-    classes = {"text-classification": TextClassifier, "image-classification": ImageClassifier}
+    classes = {
+        "text-classification": TextClassifier,
+        "text-pair-classification": TextPairClassifier,
+        "image-classification": ImageClassifier,
+    }
     task = getattr(model, "task", None)
     if task not in classes:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,15 @@ def build_recipe_model(recipe: Recipe, label_names: tuple[str, ...] | None = Non
 
 
 def build_tokenizer(recipe: Recipe, train_split: Any) -> Any:
-    """The tokenizer of a text recipe: named, trained on the train split, or the one beside the first weights.
+    """The tokenizer of a text recipe: named, trained on the train split, one of the Long Range Arena's vocabularies, or
+    the one beside the first weights.
 
     Raises:
         ConfigError: none is named and the weights bring none, or it cannot be read.
     """
     from transformers import AutoTokenizer
+
+    from hybridzoo.data.lra.tokenizers import is_lra_tokenizer, lra_tokenizer
 
     given = recipe.data.tokenizer
     if given is not None and given.startswith("train:"):
@@ -75,11 +79,13 @@ def build_tokenizer(recipe: Recipe, train_split: Any) -> Any:
 
         texts = (train_split[i]["text"] for i in range(len(train_split)))
         return train_bpe_tokenizer(texts, int(given.removeprefix("train:")))
+    if given is not None and is_lra_tokenizer(given):
+        return lra_tokenizer(given, _texts_of(train_split))
     source = given or recipe.model.weights or recipe.model.backbone or _registered_folder(recipe)
     if source is None:
         raise ConfigError(
-            "data.tokenizer is missing: give a folder or hub id with a tokenizer, or train:8000 to train a byte-level "
-            "BPE of that size on the train split"
+            "data.tokenizer is missing: give a folder or hub id with a tokenizer, train:8000 to train a byte-level "
+            "BPE of that size on the train split, or bytes, characters:15 or listops (docs/lra.md)"
         )
     try:
         return AutoTokenizer.from_pretrained(
@@ -88,6 +94,15 @@ def build_tokenizer(recipe: Recipe, train_split: Any) -> Any:
     except (OSError, ValueError, KeyError) as error:
         key = "data.tokenizer" if given else "data.tokenizer is not set, and the tokenizer beside the model's weights"
         raise ConfigError(f"{key}: {source} holds no readable tokenizer ({str(error).splitlines()[0]})") from error
+
+
+def _texts_of(split: Any) -> Iterator[str]:
+    """All texts of a split, of pairs both."""
+    for content in split.content:
+        if isinstance(content, str):
+            yield content
+        else:
+            yield from content
 
 
 def _registered_folder(recipe: Recipe) -> str | None:
@@ -110,7 +125,7 @@ def build_datasets(recipe: Recipe, bundle: Any, model: Any, tokenizer: Any) -> t
     if task is not None and task != bundle.info.task:
         raise ConfigError(f"{recipe.model.name} does {task}, but {bundle.info.name} is data for {bundle.info.task}")
     train, validation = bundle["train"], bundle.splits.get("validation")
-    if bundle.info.task == "text-classification":
+    if bundle.info.task in ("text-classification", "text-pair-classification"):
         return _text_datasets(train, validation, model, tokenizer)
     from hybridzoo.data.transforms import build_transform
     from hybridzoo.training.datasets import ImageDataset, train_images
@@ -124,7 +139,7 @@ def build_datasets(recipe: Recipe, bundle: Any, model: Any, tokenizer: Any) -> t
 
 def _text_datasets(train: Any, validation: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
     from hybridzoo.data.collate import TextCollator
-    from hybridzoo.training.datasets import SortedTextDataset, TextDataset
+    from hybridzoo.training.datasets import PairDataset, SortedTextDataset, TextDataset
 
     config = model.config
     embeddings = model.get_input_embeddings()
@@ -141,5 +156,6 @@ def _text_datasets(train: Any, validation: Any, model: Any, tokenizer: Any) -> t
         preprocess=getattr(config, "preprocess", "none"),
         padding="max_length" if fixed else "longest",
     )
-    train_set = TextDataset(train, collator)
-    return train_set, None if validation is None else SortedTextDataset(TextDataset(validation, collator))
+    dataset = PairDataset if train.kind == "text_pair" else TextDataset
+    train_set = dataset(train, collator)
+    return train_set, None if validation is None else SortedTextDataset(dataset(validation, collator))

@@ -6,6 +6,7 @@ returns its tensors, so the collate function of the DataLoader is `as_is`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hybridzoo.data.base import DataWarning
 from hybridzoo.training.batch_augment import BatchAugment, can_augment
 from hybridzoo.training.sampling import Key, global_rng_kept, sample_seeds, seed_globals
 from hybridzoo.training.schema import AugmentSection
@@ -37,16 +39,9 @@ class TextDataset(Dataset):
     def __init__(self, split: Any, collator: Any):
         self.collator = collator
         self.labels = torch.tensor(list(split.labels), dtype=torch.long)
-        # One flat array: forked loader processes share it, which they cannot do with millions of Python integers.
-        parts, lengths = [], []
-        for start in range(0, len(split), _ENCODE_ROWS):
-            texts = [split[i]["text"] for i in range(start, min(start + _ENCODE_ROWS, len(split)))]
-            rows = collator.encode(texts)
-            lengths += [len(row) for row in rows]
-            parts.append(np.fromiter((t for row in rows for t in row), dtype=np.int32))
-        self.lengths = np.array(lengths, dtype=np.int64)
+        stored = stored_tokens(split, collator)
+        self.tokens, self.lengths = flat_tokens(split.content, collator) if stored is None else stored
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,10 +56,90 @@ class TextDataset(Dataset):
         return batch | {"labels": self.labels[torch.tensor(indices)]}
 
 
-class SortedTextDataset(Dataset):
-    """A TextDataset in order of length, for evaluation: batches of similar length need little padding."""
+def flat_tokens(texts: Sequence[str], collator: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of all texts, one after the other, int32, and the length of each, int64.
 
-    def __init__(self, inner: TextDataset):
+    One flat array: forked loader processes share it, which they cannot do with millions of Python integers.
+    """
+    parts, lengths = [], []
+    for start in range(0, len(texts), _ENCODE_ROWS):
+        rows = collator.encode([texts[i] for i in range(start, min(start + _ENCODE_ROWS, len(texts)))])
+        lengths += [len(row) for row in rows]
+        parts.append(np.fromiter((t for row in rows for t in row), dtype=np.int32))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32), np.array(lengths, dtype=np.int64)
+
+
+def stored_tokens(split: Any, collator: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `flat_tokens` for a split that keeps its texts as words of a small vocabulary (`data.lra.tokens.TokenTexts`).
+
+    None where the texts must go through the tokenizer: it has other words, cleans, or adds special tokens.
+    """
+    content = getattr(split, "content", None)
+    if not hasattr(content, "words") or not len(split) or collator.preprocess != "none":
+        return None
+    ids = np.array(collator.tokenizer.convert_tokens_to_ids(list(content.words)), dtype=np.int32)
+    first = ids[content.flat[: content.starts[1]]][: collator.max_length]
+    if collator.encode([content[0]])[0] != first.tolist():
+        return None
+    lengths = np.minimum(np.diff(content.starts), collator.max_length)
+    longer = int((np.diff(content.starts) > collator.max_length).sum())
+    if longer:
+        warnings.warn(
+            f"{longer} of {len(split)} samples have more than the {collator.max_length} tokens that this model takes; "
+            "they are cut off there",
+            DataWarning,
+            stacklevel=2,
+        )
+        kept = [content.flat[a : a + n] for a, n in zip(content.starts[:-1], lengths)]
+        return ids[np.concatenate(kept)], lengths
+    return ids[content.flat], lengths
+
+
+class PairDataset(Dataset):
+    """Token ids of pairs of texts, each text by itself; otherwise as TextDataset.
+
+    Args:
+        split: of a DataBundle, of kind `text_pair`.
+        collator: see TextDataset.
+    """
+
+    def __init__(self, split: Any, collator: Any):
+        self.collator = collator
+        self.labels = torch.tensor(list(split.labels), dtype=torch.long)
+        parts, lengths = [], []
+        for start in range(0, len(split), _ENCODE_ROWS // 10):
+            pairs = split.content[start : start + _ENCODE_ROWS // 10]
+            tokens, counts = flat_tokens([text for pair in pairs for text in pair], collator)
+            parts.append(tokens.astype(np.uint16) if not len(tokens) or tokens.max() < 2**16 else tokens)
+            lengths.append(counts)
+        self.text_lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        self.lengths = self.text_lengths.reshape(-1, 2).max(1) if len(split) else self.text_lengths
+        self.starts = np.concatenate([[0], np.cumsum(self.text_lengths)])
+        self.tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Any) -> dict[str, torch.Tensor]:
+        return {k: v[0] for k, v in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Batch of keys or plain indices: input_ids, attention_mask, pair_input_ids, pair_attention_mask, each (B, T)
+        int64 with a T of its own for the second texts, and labels (B,) int64.
+        """
+        indices = [k.index if isinstance(k, Key) else int(k) for k in keys]
+        first, second = (self.collator.pad([self._row(2 * i + part) for i in indices]) for part in (0, 1))
+        batch = first | {f"pair_{name}": value for name, value in second.items()}
+        return batch | {"labels": self.labels[torch.tensor(indices)]}
+
+    def _row(self, number: int) -> np.ndarray:
+        return self.tokens[self.starts[number] : self.starts[number + 1]].astype(np.int64)
+
+
+class SortedTextDataset(Dataset):
+    """A TextDataset or PairDataset in order of length, for evaluation: batches of similar length need little padding."""
+
+    def __init__(self, inner: TextDataset | PairDataset):
         self.inner = inner
         self.order = np.argsort(-inner.lengths, kind="stable")
         self.labels = inner.labels[torch.from_numpy(self.order)]

@@ -16,6 +16,7 @@ CLASSIFICATION = ("accuracy", "loss", "f1_macro", "f1_weighted", "balanced_accur
 # task of a model -> its objective
 OBJECTIVES = {
     "text-classification": "hybridzoo.training.objectives:Classification",
+    "text-pair-classification": "hybridzoo.training.objectives:Classification",
     "image-classification": "hybridzoo.training.objectives:Classification",
     "text-generation": "hybridzoo.training.language_modeling:LanguageModeling",
     "image-tokenization": "hybridzoo.training.generation:ImageTokenization",
@@ -26,6 +27,7 @@ OBJECTIVES = {
 # task of a model -> what evaluation.metric may name
 METRICS = {
     "text-classification": CLASSIFICATION,
+    "text-pair-classification": CLASSIFICATION,
     "image-classification": CLASSIFICATION,
     "text-generation": ("loss", "bits_per_byte", "perplexity", "accuracy"),  # accuracy: of the questions of MQAR
     "image-tokenization": ("loss", "codebook_usage"),
@@ -55,6 +57,10 @@ def objective_of(recipe: Recipe) -> Objective:
     task = registry.get_model(recipe.model.name)[0].task
     if task not in OBJECTIVES:
         raise ConfigError(f"{recipe.model.name} does {task}; training is for {', '.join(OBJECTIVES)}")
+    if recipe.training.objective == "dpo":
+        if task != "text-generation":
+            raise ConfigError(f"training.objective: dpo is for language models, and {recipe.model.name} does {task}")
+        return registry.resolve("hybridzoo.training.preference:Preference")(recipe)
     return registry.resolve(OBJECTIVES[task])(recipe)
 
 
@@ -117,6 +123,10 @@ class Objective:
         """Train and validation dataset (None without that split). Both hand out batches by `__getitems__`."""
         raise NotImplementedError
 
+    def loss(self, trainer: Any, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """(loss, the model's outputs) of a training step; None leaves it to the model and the recipe."""
+        return None
+
     def evaluate(self, trainer: Any, dataset: Any) -> dict[str, float] | None:
         """Metrics of a dataset, on all processes; None leaves it to transformers' loop."""
         return None
@@ -131,7 +141,7 @@ class Objective:
 
 
 class Classification(Objective):
-    """Texts or images with one class each."""
+    """Texts, pairs of texts or images with one class each."""
 
     classes = True
 
@@ -139,7 +149,8 @@ class Classification(Objective):
         """Of texts."""
         from hybridzoo.training.build import build_tokenizer
 
-        return build_tokenizer(self.recipe, bundle["train"]) if bundle.info.task == "text-classification" else None
+        texts = bundle.info.task in ("text-classification", "text-pair-classification")
+        return build_tokenizer(self.recipe, bundle["train"]) if texts else None
 
     def datasets(self, bundle: Any, model: Any, tokenizer: Any) -> tuple[Any, Any]:
         """See `build.build_datasets`."""

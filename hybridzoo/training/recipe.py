@@ -302,7 +302,9 @@ def _check_values(recipe: Recipe, where: str) -> None:
         "must be rising epochs between 0 and training.epochs, and belong to scheduler: step",
     )
     need(t.scheduler != "step" or bool(steps), "training.milestones", "scheduler: step needs at least one, in epochs")
+    need(t.dpo_beta > 0, "training.dpo_beta", "must be above 0")
     need(0 < t.gamma < 1, "training.gamma", "must lie in (0, 1)")
+    need(0 < t.warmup_power < 100, "training.warmup_power", "must be above 0; 1 is linear")
     need(all(v >= 0 and math.isfinite(v) for v in t.lr_scales.values()), "training.lr_scales", "must not be negative")
     for key in ("warmup_epochs", "cooldown_epochs", "weight_decay", "mixup", "cutmix", "num_workers", "seed"):
         need(getattr(t, key) >= 0, f"training.{key}", "must not be negative")

@@ -28,6 +28,7 @@ class Schedule:
         falling_steps: of wsd.
         milestones: of step, in updates.
         gamma: of step.
+        warmup_power: exponent of the warm-up; 1 is linear.
     """
 
     kind: str
@@ -39,11 +40,12 @@ class Schedule:
     falling_steps: int = 0
     milestones: tuple[int, ...] = ()
     gamma: float = 1.0
+    warmup_power: float = 1.0
 
     def __call__(self, step: int) -> float:
         """The learning rate of update number `step` (0 is the first)."""
         if step < self.warmup_steps:
-            return self.start + (self.peak - self.start) * step / self.warmup_steps
+            return self.start + (self.peak - self.start) * (step / self.warmup_steps) ** self.warmup_power
         if self.kind == "constant":
             return self.peak
         if self.kind == "step":
@@ -89,4 +91,5 @@ def make_schedule(t: TrainingSection, updates_per_epoch: int) -> Schedule:
         # As shares of the epochs, so that max_steps shrinks the whole schedule.
         milestones=tuple(round(m / t.epochs * (total - cooldown)) for m in t.milestones),
         gamma=t.gamma,
+        warmup_power=t.warmup_power,
     )

@@ -103,6 +103,8 @@ class TrainingSection:
     layer_decay: float | None = None  # factor on the learning rate per layer group, from the head downwards
     clip_grad_norm: float | None = None
     # Loss and augmentation.
+    objective: Literal["default", "dpo"] = "default"  # dpo: language models on pairs of answers, see docs/training.md
+    dpo_beta: float = 0.1  # how much the distance to the first weights costs
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     mixup: float = 0.0  # alpha of the Beta distribution

@@ -5,6 +5,7 @@ python -m hybridzoo.data.embedded.make fashion_mnist DIR_WITH_THE_FOUR_IDX_FILES
 python -m hybridzoo.data.embedded.make austen DIR_WITH_RDATA.RDB_OF_JANEAUSTENR
 python -m hybridzoo.data.embedded.make trees DIR_WITH_DEEPFOREST_DATA
 python -m hybridzoo.data.embedded.make textures DIR_WITH_BRICK_GRASS_AND_GRAVEL_PNG_OF_SCIKIT_IMAGE
+python -m hybridzoo.data.embedded.make listops ANY_DIR
 """
 
 from __future__ import annotations
@@ -100,6 +101,15 @@ def make_textures(source: Path) -> Path:
     return target
 
 
+def make_listops(source: Path) -> Path:
+    """Validation and test of the short ListOps set, from fixed seeds; no source is read."""
+    from hybridzoo.data.lra.read_listops import MINI_FILE, make_mini
+
+    target = HERE / MINI_FILE
+    target.write_bytes(make_mini())
+    return target
+
+
 if __name__ == "__main__":
     makers = {
         "vader": make_vader,
@@ -107,6 +117,7 @@ if __name__ == "__main__":
         "austen": make_austen,
         "trees": make_trees,
         "textures": make_textures,
+        "listops": make_listops,
     }
     if len(sys.argv) != 3 or sys.argv[1] not in makers:
         sys.exit(__doc__)

@@ -62,6 +62,18 @@ SPECS: tuple[dict[str, Any], ...] = (
         "options": ("text_column", "config_name", "revision"),
     },
     {
+        "name": "preferences",
+        "title": "Pairs of answers, one preferred",
+        "task": LANGUAGE,
+        "reader": "hybridzoo.data.readers.preferences:read_preferences",
+        "license": "of your data",
+        "source": "local files, or a set of the hub",
+        "protocols": ("95/5",),
+        "needs": "root = a .jsonl file (also .gz, .bz2, .xz) whose rows have prompt, chosen and rejected (texts, "
+        "or lists of messages), a folder with train.jsonl and validation.jsonl, or hf:org/name",
+        "options": ("config_name", "train_split", "validation_split"),
+    },
+    {
         "name": "mqar",
         "title": "Multi-query associative recall, made on the fly",
         "task": LANGUAGE,

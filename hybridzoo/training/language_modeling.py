@@ -210,6 +210,13 @@ def open_stream(recipe: Recipe, batching: Batching, options: Mapping[str, Any]) 
     return DataBundle(info, {"train": StreamSplit(shards), "validation": as_split(validation)})  # type: ignore[dict-item]
 
 
+def shares(size: int, batch_size: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Batches of indices of this process, as many as of any other (sharded models run in step); one may be empty."""
+    mine = np.arange(rank, size, world)
+    for start in range(0, -(-size // world), batch_size):
+        yield mine[start : start + batch_size].tolist()
+
+
 def validate(
     model: Any, data: Any, batch_size: int, *, device: Any, precision: str = "fp32", rank: int = 0, world: int = 1
 ) -> dict[str, float]:
@@ -230,15 +237,16 @@ def validate(
     exact = not hasattr(data, "scored_bytes")
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats, tokens, right
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    indices = np.arange(rank, len(data), world)
     with torch.no_grad(), torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
-        for start in range(0, len(indices), batch_size):
-            batch = data.__getitems__(indices[start : start + batch_size].tolist())
+        for indices in shares(len(data), batch_size, rank, world):
+            batch = data.__getitems__(indices or [0])
             labels = batch["labels"][:, 1:]
-            count = int((labels != IGNORED).sum())
-            if not count:
+            count = int((labels != IGNORED).sum()) if indices else 0
+            if not count and world == 1:
                 continue
             out = model(**{k: v.to(device) for k, v in batch.items()})
+            if not count:
+                continue
             totals[0] += out.loss.double() * count  # the model's loss is the mean over these labels
             totals[1] += count
             if exact:
@@ -289,11 +297,15 @@ class LanguageModeling(Objective):
             raise ConfigError(
                 f"{self.recipe.model.name} does text-generation, but {bundle.info.name} is data for {bundle.info.task}"
             )
+        if bundle["train"].kind == "preference":
+            raise ConfigError(
+                f"{bundle.info.name} holds pairs of answers: set training.objective: dpo to learn from them"
+            )
         from accelerate import PartialState
 
         processes, t = PartialState(), self.recipe.training
         if tokenizer is not None:
-            _note_special_tokens(model, tokenizer)
+            note_special_tokens(model, tokenizer)
         train, validation = build_lm_datasets(
             bundle.splits,
             tokenizer,
@@ -334,7 +346,7 @@ class LanguageModeling(Objective):
         )
 
 
-def _note_special_tokens(model: Any, tokenizer: Any) -> None:
+def note_special_tokens(model: Any, tokenizer: Any) -> None:
     """Generation ends and pads as the tokenizer does."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         for config in (model.config, getattr(model, "generation_config", None)):

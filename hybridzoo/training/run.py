@@ -129,6 +129,10 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
         best=trainer.progress["best"],
         signal=trainer.signals.received if trainer.stopped_by_signal else None,
     )
+    if trainer.is_fsdp_enabled and run.status == "finished":
+        from hybridzoo.training.sharded import whole_model
+
+        trainer.model = whole_model(trainer)  # every process takes part, the first one has it
     if processes.is_main_process:
         from hybridzoo.training.plots import plot_loss
 

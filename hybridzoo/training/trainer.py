@@ -33,6 +33,7 @@ from hybridzoo.training.param_groups import param_groups
 from hybridzoo.training.sampling import EpochBatchSampler, global_rng_kept
 from hybridzoo.training.schedule import make_schedule, total_steps
 from hybridzoo.training.schema import Recipe
+from hybridzoo.training.sharded import check_sharded, local
 
 EMA_FILE, PROGRESS_FILE, STREAM_FILE = "ema.safetensors", "progress.json", "stream-{rank}.json"
 _GPU_CHECK_EVERY = 20  # steps between two looks at the loss and at signals of other processes
@@ -100,6 +101,8 @@ class ZooTrainer(Trainer):
             preprocess_logits_for_metrics=_class_indices,
             callbacks=[_Hooks(self), *(callbacks or [])],
         )
+        if self.is_fsdp_enabled:
+            check_sharded(t)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: Trainer divides it by the number of micro-batches.
@@ -194,7 +197,10 @@ class ZooTrainer(Trainer):
         t, inputs = self.recipe.training, dict(inputs)
         if t.channels_last and "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-        if model.training and (t.label_smoothing or self.mixup is not None or self.class_weights is not None):
+        own = self.objective.loss(self, model, inputs) if model.training else None
+        if own is not None:
+            loss, outputs = own
+        elif model.training and (t.label_smoothing or self.mixup is not None or self.class_weights is not None):
             target = inputs.pop("labels")
             if self.mixup is not None:
                 inputs["pixel_values"], target = self.mixup(inputs["pixel_values"], target)
@@ -329,7 +335,7 @@ class ZooTrainer(Trainer):
     def _check_weights(self) -> None:
         """A checkpoint with NaN in it is worse than none."""
         norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
-            [p.detach().float() for p in self.model.parameters()]
+            [local(p.detach()).float() for p in self.model.parameters()]
         )
         if not torch.isfinite(torch.stack(list(norms)).sum()).item():
             raise TrainingError(

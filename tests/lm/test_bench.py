@@ -140,19 +140,8 @@ def test_scaling_on_two_processes(tmp_path: Path):
     root, out = Path(__file__).parents[2], tmp_path / "scaling.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", "localhost:0", "-m", "hybridzoo", "bench", "lm", "deltanet_test"]
-    command += [
-        "--what",
-        "scaling",
-        "--train",
-        "2x16",
-        "--seconds",
-        "0.01",
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-        "--out",
-    ] + [str(out)]
+    command += ["--what", "scaling", "--train", "2x16", "--seconds", "0.01", "--device", "cpu"]
+    command += ["--dtype", "float32", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]

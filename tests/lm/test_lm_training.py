@@ -249,6 +249,59 @@ def test_wsd_is_stable_then_falls(texts):
     assert values[100] == pytest.approx(3e-5)
 
 
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "DecoderLayer",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def on_two(program: list[str], words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command on two processes of the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", *program, *words]
+    everything = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=everything)
+
+
+@pytest.mark.slow
+def test_fsdp2_on_two_processes_trains_as_one(texts, tmp_path):
+    """Weights, gradients and AdamW's state lie in two halves; losses and final weights are those of one process."""
+    import yaml
+
+    from hybridzoo.training.recipe import recipe_to_dict
+
+    path = tmp_path / "recipe.yaml"
+    runs = {}
+    for world in (1, 2):
+        plan = recipe(texts, options={"document_masks": False}, batch_size=8 // world, max_steps=4, clip_grad_norm=1.0)
+        plan.model.config = {**SMALL, "pattern": "DH"}  # meta tokens, a scan, and attention
+        path.write_text(yaml.safe_dump(recipe_to_dict(plan)))
+        runs[world] = tmp_path / f"run{world}"
+        if world == 1:
+            train(plan, runs[1])
+    program = [str(ROOT / "tests" / "training" / "fsdp_on_cpu.py"), "train"]
+    done = on_two(program, [str(path), "--run-dir", str(runs[2])], **FSDP)
+    assert done.returncode == 0, done.stderr[-4000:]
+    logs = [[r["loss"] for r in read_log(f / "log.jsonl") if "loss" in r] for f in runs.values()]
+    assert len(logs[0]) == 4
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+    one, two = (load_file(f / "model.safetensors") for f in runs.values())
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)
+    metrics = [json.loads((f / "run.json").read_text())["metrics"] for f in runs.values()]
+    assert metrics[0]["bits_per_byte"] == pytest.approx(metrics[1]["bits_per_byte"], rel=1e-4)
+    sharded = runs[2] / "checkpoints" / "checkpoint-4"
+    assert load_file(sharded / "model.safetensors").keys() == one.keys()
+    refused = on_two(program, [str(path), "training.ema_decay=0.9", "--run-dir", str(tmp_path / "no")], **FSDP)
+    assert refused.returncode != 0
+    assert "training.ema_decay needs the whole model in every process" in refused.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_two_processes_train_as_one(texts, tmp_path, stream):
@@ -267,11 +320,7 @@ def test_two_processes_train_as_one(texts, tmp_path, stream):
         if world == 1:
             train(plan, folders[1])
             continue
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "hybridzoo", "train"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        words = [*command, str(path), "--run-dir", str(folders[2])]
-        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        done = on_two(["-m", "hybridzoo", "train"], [str(path), "--run-dir", str(folders[2])])
         assert done.returncode == 0, done.stderr[-4000:]
     logs = [[r["loss"] for r in read_log(f / "log.jsonl") if "loss" in r] for f in folders.values()]
     assert len(logs[0]) == len(logs[1]) == 4

@@ -144,7 +144,7 @@ def read_corpus(root: Path, protocol: str, seed: int, options: dict[str, Any]) -
     """One file, or a folder: with files or folders named train, validation and test as they are, else 90/5/5."""
     max_skipped = options.pop("max_skipped", 0.05)
     skipped: list[Skipped] = []
-    found = _split_files(root)
+    found = split_files(root)
     whole = [p for p in ([root] if root.is_file() else sorted(root.rglob("*"))) if p.is_file() and kind_of(p)]
     files = found or {"all": whole}
     paths = [path for group in files.values() for path in group]
@@ -168,7 +168,7 @@ def read_corpus(root: Path, protocol: str, seed: int, options: dict[str, Any]) -
     )
 
 
-def _split_files(root: Path) -> dict[str, list[Path]]:
+def split_files(root: Path) -> dict[str, list[Path]]:
     """Split -> files, where the names say which is which; empty otherwise."""
     if root.is_file():
         return {}

@@ -38,10 +38,10 @@ def generate(model: Any, request: Request) -> None:
     rows = [c for c in conditions for _ in range(count)]
     kind = "prompts" if request.prompts else "labels"
     images: list[Any] = []
-    for number, start in enumerate(range(0, len(rows), BATCH)):
-        seed = request.seed * 1_000_003 + number
-        part = {kind: rows[start : start + BATCH]}
-        images += generator(**part, generator=seed, progress=not request.quiet, **sampling)
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        seeds = [request.seed * 1_000_003 + start + i for i in range(len(part))]  # an image's own, whatever the batch
+        images += generator(**{kind: part}, generator=seeds, progress=not request.quiet, **sampling)
     out = request.out or Path(f"{Path(request.name).name}.png")
     try:
         if out.suffix.lower() == ".png":

@@ -288,6 +288,34 @@ def test_generation_is_reproducible(model):
 
 
 @pytest.mark.parametrize("order", ["confidence", "halton", "random"])
+@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
+def test_with_a_seed_each_an_image_is_the_same_alone_as_in_a_batch(model, order, cfg_scale, monkeypatch):
+    options = {"steps": 6, "cfg_scale": cfg_scale, "order": order, "height": 18, "width": 20}  # 90 tokens: two blocks
+    classes, seeds = [1, 2, 3, 2], [5, torch.Generator().manual_seed(6), 7, 8]
+    together = model.generate(classes, generator=seeds, **options)
+    monkeypatch.setattr("hybridzoo.models.maskmamba.sampling._ELEMENTS", 1)  # as little at once as it goes
+    for i, seed in enumerate([5, 6, 7, 8]):
+        assert torch.equal(model.generate([classes[i]], generator=[seed], **options)[0], together[i])
+    assert not torch.equal(together[1], together[3])
+    with pytest.raises(InputError, match="2 entries for 4 images"):
+        model.generate(classes, generator=[1, 2], **options)
+
+
+def test_what_the_config_recommends_is_the_default():
+    torch.manual_seed(0)
+    recommended = {"sampling_steps": 3, "sampling_temperature": 0.5, "sampling_cfg_scale": 2.0}
+    model = build_model("maskmamba_test", **recommended).eval()
+    with torch.no_grad():  # codes that depend on the class
+        model.condition.embedding_table.weight.mul_(100)
+        model.token_embedding.weight.mul_(20)
+    given = {"steps": 3, "temperature": 0.5, "cfg_scale": 2.0}
+    expected = model.generate([1, 2], generator=0, **given)
+    assert torch.equal(model.generate([1, 2], generator=0), expected)
+    for name, other in (("steps", 9), ("temperature", 50.0), ("cfg_scale", 9.0)):
+        assert not torch.equal(model.generate([1, 2], generator=0, **{name: other}), expected)
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton", "random"])
 @pytest.mark.parametrize("steps", [1, 3, 25, 40])
 def test_every_token_is_drawn(model, order, steps):
     codes = model.generate([1, 4], steps=steps, order=order, generator=0, height=6, width=14)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ SCHEDULES = ("cosine", "uniform", "linear", "pow<exponent>", "log", "exp", "arcc
 GUIDANCE_SCHEDULES = ("constant", "linear", "power-cosine")
 ORDERS = ("confidence", "halton", "random")
 SMALLEST_RATIO = 1e-6
+Draws = torch.Generator | Sequence[torch.Generator] | None  # one for all rows, or one for each
 _POWER = re.compile(r"pow(\d+(\.\d+)?)")
 
 
@@ -95,9 +97,7 @@ def mask_by_confidence(confidence: Tensor, length: Tensor) -> Tensor:
     return confidence < confidence.sort(dim=1).values.gather(1, length)
 
 
-def mask_by_topk(
-    probs: Tensor, length: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
-) -> Tensor:
+def mask_by_topk(probs: Tensor, length: Tensor, temperature: float = 0.0, generator: Draws = None) -> Tensor:
     """`mask_by_confidence` of log(probs) + temperature * Gumbel noise.
 
     Args:
@@ -112,8 +112,10 @@ def mask_by_topk(
     return mask_by_confidence(confidence, length)
 
 
-def gumbel(shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise, fp32, drawn on the generator's device."""
+def gumbel(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
+    """Standard Gumbel noise, fp32, drawn on the generator's device; with a generator per row, each row from its own."""
+    if isinstance(generator, Sequence):
+        return torch.stack([gumbel(shape[1:], device, g) for g in generator])
     source = generator.device if generator is not None else device
     exponential = torch.empty(shape, device=source).exponential_(generator=generator)
     return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().to(device)

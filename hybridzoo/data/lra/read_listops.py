@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hybridzoo.data.base import MAX_SKIPPED, Raw, Skipped, Split, check_skipped, sha256_files
-from hybridzoo.data.lra.listops import CLOSE, DIGITS, END, OPERATORS, ListOpsRules, ListOpsStream, evaluate
+from hybridzoo.data.lra.listops import CLOSE, DIGITS, END, MADE_FILE, OPERATORS, ListOpsRules, ListOpsStream, evaluate
 from hybridzoo.data.lra.tokens import MadeTokenTexts, TokenTexts
 from hybridzoo.errors import DataError
 
@@ -73,8 +74,21 @@ def read_listops(root: Path, protocol: str, seed: int, options: dict[str, Any]) 
         sha256_of="the files: lines '<sha256>  <name>'",
         revision="basic_*.tsv",
         skipped=tuple(skipped),
+        notes=made_notes(folder),
         subset=[len(s) for s in splits.values()] != [96_000, 2_000, 2_000],
     )
+
+
+def made_notes(folder: Path) -> tuple[str, ...]:
+    """What a result should say of data that were made here and are not the release's."""
+    path = folder / MADE_FILE
+    if not path.is_file():
+        return ()
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return (f"made by `{facts['made_by']}` with seed {facts['seed']}; not the files of lra_release",)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it, or make the data again") from error
 
 
 def _read_tsv(path: Path, limit: float) -> tuple[Split, list[Skipped]]:
@@ -118,11 +132,11 @@ def _wrong_target(tokens: np.ndarray, target: int) -> str | None:
     return None if value == target else f"the target is {target}, the expression's value is {value}"
 
 
-# The short set ---------------------------------------------------------------------------------------------------------
+# The short set -------------------------------------------------------------------------------------------------------
 
 
 def read_listops_short_mini(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
-    """Short expressions. Validation and test are embedded; the train split is made from a seed when it is first used."""
+    """Short expressions. Validation and test are embedded; the train split is made when it is first used."""
     from hybridzoo.data.readers.embedded import embedded_file
 
     path = embedded_file(MINI_FILE)

@@ -25,7 +25,7 @@ PAIR_BYTES = 10_000  # of each document, as in the Long Range Arena's loader
 TRAIN_HALF_TEST, TRAIN_HALF_VALIDATION = 5_000, 2_000
 
 
-# IMDb ------------------------------------------------------------------------------------------------------------------
+# IMDb ----------------------------------------------------------------------------------------------------------------
 
 
 def read_text(root: Path | str, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
@@ -112,7 +112,7 @@ def _train_half(path: Path, seed: int, options: dict[str, Any]) -> Raw:
     )
 
 
-# Retrieval -------------------------------------------------------------------------------------------------------------
+# Retrieval -----------------------------------------------------------------------------------------------------------
 
 
 class PairFile(Sequence[tuple[str, str]]):

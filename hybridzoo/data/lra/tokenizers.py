@@ -5,9 +5,9 @@ differ from run to run); here every id is fixed.
 
 | | ids |
 |---|---|
-| `listops` | 0 pad, 1 unk, 2 eos, 3-12 the digits, 13-16 `[MIN [MAX [MED [SM`, 17 `X` (a closing bracket): 18 as in S4 |
+| `listops` | 0 pad, 1 unk, 2 eos, 3-12 the digits, 13-16 `[MIN [MAX [MED [SM`, 17 `X` (closing): 18 as in S4 |
 | `bytes` | 0 pad, 1 eos, 2 unk, byte + 3 (as ByT5): 259 |
-| `characters:15` | 0 pad, 1 unk, 2 eos, then the characters that occur 15 times or more in the train split, sorted (S4) |
+| `characters:15` | 0 pad, 1 unk, 2 eos, then what occurs 15 times or more in the train split, sorted (S4) |
 
 A text is not ended by `eos` unless `:eos` is added (`bytes:eos`, `listops:eos`), as S4 does; then it is the last token
 after truncation.

@@ -1,7 +1,7 @@
 """The 32-bit words that Python's and NumPy's Mersenne Twister hand out, in bulk.
 
-`random.random()`, `random.choice`, `numpy.random.randint` … are short functions of these words. Reading the words from a
-list and applying the functions in place gives the same draws at a fraction of the time.
+`random.random()`, `random.choice`, `numpy.random.randint` … are short functions of these words. Reading the words from
+a list and applying the functions in place gives the same draws at a fraction of the time.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ OTHER = {
     "export",
     "hf",
     "apt-get",
+    "dpkg-deb",
     "torchrun",
     "accelerate",
     "source",

@@ -1,8 +1,8 @@
 """Co-DETR against numbers made by the authors' code and its port in mmdetection 3, fp32, random weights.
 
-Tolerances of the specification: 2e-5 absolute for outputs, 1e-5 relative for losses. The detectors are small (d_model 64,
-20 queries, two layers), everything else is as published; the samplers are too large to leave anything to chance, and the
-random numbers that remain (denoising, background of the customised queries) are those that the original drew.
+Tolerances of the specification: 2e-5 absolute for outputs, 1e-5 relative for losses. The detectors are small (d_model
+64, 20 queries, two layers), everything else is as published; the samplers are too large to leave anything to chance,
+and the random numbers that remain (denoising, background of the customised queries) are those that the original drew.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def labels() -> list[dict[str, Tensor]]:
     return result
 
 
+def assert_loss(name: str, found: Tensor, want: float) -> None:
+    torch.testing.assert_close(found, torch.tensor(want), msg=lambda text: f"{name}: {text}", **LOSS)
+
+
 def replay(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What the original drew, in its order."""
     train = golden(f"{name}_train")
@@ -139,8 +143,8 @@ def test_every_training_loss_and_gradient(name: str, monkeypatch: pytest.MonkeyP
     terms = {k: v for k, v in want.items() if isinstance(v, list) and ("loss" in k or "acc" in k)}
     assert set(output.loss_dict) == set(terms)
     for key, values in terms.items():
-        torch.testing.assert_close(output.loss_dict[key], torch.tensor(sum(values)), msg=lambda m: f"{key}: {m}", **LOSS)
-    torch.testing.assert_close(output.loss, torch.tensor(want["TOTAL"]), **LOSS)
+        assert_loss(key, output.loss_dict[key], sum(values))
+    assert_loss("total", output.loss, want["TOTAL"])
 
     output.loss.backward()
     gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
@@ -172,7 +176,7 @@ def test_auxiliary_losses_of_every_level_and_what_the_heads_sample(name: str, mo
         values = value if isinstance(value, list) else [value]
         assert len(values) == len(want[key]), key
         for level, (one, other) in enumerate(zip(values, want[key])):
-            torch.testing.assert_close(one, torch.tensor(other), msg=lambda m: f"{key} {level}: {m}", **LOSS)
+            assert_loss(f"{key}, level {level}", one, other)
     (_, sampled), (_, anchors) = kept["roi"][0], kept["atss"][0]
     if name == "codino":
         for i, proposals in enumerate(kept["rpn"][0][1]):
@@ -308,9 +312,10 @@ def test_deformable_attention(kind: str) -> None:
     layer = DeformableAttention(32, 4, 3, 4)
     layer.load_state_dict({k.removeprefix("module.w."): v for k, v in want.items() if k.startswith("module.w.")})
     shapes = [(int(h), int(w)) for h, w in want["spatial_shapes"]]
+    sizes = want["spatial_shapes"].flip(1).float()
     query, pos, value, mask = (want[f"module.{k}"] for k in ("query", "query_pos", "value", "mask"))
     with torch.no_grad():
-        found = layer(query, pos, value, want[f"module.{kind}"], shapes, mask)
+        found = layer(query, pos, value, want[f"module.{kind}"], shapes, sizes, mask)
     torch.testing.assert_close(found, want[f"module.out_{kind}"], atol=1e-5, rtol=0)
     assert torch.equal(offset_bias(8, 5, 4), want["init.sampling_offsets.bias"])
 
@@ -359,9 +364,7 @@ def test_vit_and_its_pyramid(grid: int | None) -> None:
     state = {k.removeprefix("w."): v for k, v in want.items() if k.startswith("w.")}
     kind, sizes = backbone_config_from_shapes(state)
     assert (sizes["rope_grid"], sizes["window_size"], sizes["global_blocks"]) == (6, 3, [1])
-    config = CoDetrConfig(
-        backbone=kind, backbone_config=sizes | {"rope_grid": grid}, d_model=16, num_heads=2
-    )
+    config = CoDetrConfig(backbone=kind, backbone_config=sizes | {"rope_grid": grid}, d_model=16, num_heads=2)
     converted = from_original(state, config)
     backbone, neck = Backbone(config).eval(), SimpleFeaturePyramid(128, 16).eval()
     backbone.load_state_dict({k[9:]: v for k, v in converted.items() if k.startswith("backbone.")})

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from hybridzoo.layers.boxes import box_iou
+from hybridzoo.layers.boxes import aligned_iou, box_iou
 
 MAX_LOG_SCALE = abs(math.log(16 / 1000))
 
@@ -41,13 +43,19 @@ def grid_anchors(
     return levels
 
 
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as fp32 on a device, kept: a copy from the host would wait for the device each time."""
+    return torch.tensor(values, device=device)
+
+
 def encode(anchors: Tensor, boxes: Tensor, stds: Sequence[float]) -> Tensor:
     """Deltas (…, 4) that lead from anchors to boxes."""
     aw, ah = anchors[..., 2] - anchors[..., 0], anchors[..., 3] - anchors[..., 1]
     bw, bh = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     dx = ((boxes[..., 0] + boxes[..., 2]) * 0.5 - (anchors[..., 0] + anchors[..., 2]) * 0.5) / aw
     dy = ((boxes[..., 1] + boxes[..., 3]) * 0.5 - (anchors[..., 1] + anchors[..., 3]) * 0.5) / ah
-    return torch.stack((dx, dy, (bw / aw).log(), (bh / ah).log()), -1) / anchors.new_tensor(stds)
+    return torch.stack((dx, dy, (bw / aw).log(), (bh / ah).log()), -1) / constant(tuple(stds), anchors.device)
 
 
 def decode(anchors: Tensor, deltas: Tensor, stds: Sequence[float], limit: Tensor | None = None) -> Tensor:
@@ -56,7 +64,7 @@ def decode(anchors: Tensor, deltas: Tensor, stds: Sequence[float], limit: Tensor
     Args:
         limit: (4,) or (…, 4) width, height, width, height to clip to.
     """
-    deltas = deltas * deltas.new_tensor(stds)
+    deltas = deltas * constant(tuple(stds), deltas.device)
     size = torch.stack((anchors[..., 2] - anchors[..., 0], anchors[..., 3] - anchors[..., 1]), -1)
     centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + size * deltas[..., :2]
     half = size * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() * 0.5
@@ -87,32 +95,38 @@ def assign_by_iou(
     return assigned
 
 
-def assign_atss(anchors: list[Tensor], objects: Tensor, topk: int) -> Tensor:
-    """Adaptive training sample selection (https://arxiv.org/abs/1912.02424): (A,) object index, -1 for background.
+def assign_atss(anchors: list[Tensor], objects: list[Tensor], topk: int) -> Tensor:
+    """Adaptive training sample selection (https://arxiv.org/abs/1912.02424): (B, A) object index, -1 for background.
 
     Per object and level the `topk` anchors nearest to its centre are candidates; positive are those whose overlap
     reaches mean plus standard deviation over all candidates and whose centre lies in the object. Of several objects an
     anchor goes to the one of the highest overlap.
+
+    Args:
+        anchors: per level (A_l, 4), the same for all images.
+        objects: per image (n_i, 4).
+        topk: see above.
     """
     everything = torch.cat(anchors)
-    count = len(everything)
-    if len(objects) == 0:
-        return torch.full((count,), -1, dtype=torch.long, device=everything.device)
-    overlaps = box_iou(everything, objects)  # (A, n)
+    if not any(len(x) for x in objects):
+        return everything.new_full((len(objects), len(everything)), -1, dtype=torch.long)
+    boxes = pad_sequence(objects, batch_first=True)[:, :, None]  # (B, n, 1, 4); padding has no inside
     centres = (everything[:, :2] + everything[:, 2:]) / 2
-    object_centres = (objects[:, :2] + objects[:, 2:]) / 2
-    distances = (centres[:, None] - object_centres[None]).square().sum(-1).sqrt()
+    distances = torch.stack(  # (B, n, A)
+        [(centres[None] - ((b[:, :2] + b[:, 2:]) / 2)[:, None]).square().sum(-1).sqrt() for b in boxes[:, :, 0]]
+    )
     candidates, start = [], 0
     for level in anchors:
-        near = distances[start : start + len(level)].topk(min(topk, len(level)), dim=0, largest=False).indices
+        near = distances[..., start : start + len(level)].topk(min(topk, len(level)), largest=False).indices
         candidates.append(near + start)
         start += len(level)
-    chosen = torch.cat(candidates)  # (candidates, n)
-    values = overlaps.gather(0, chosen)
-    good = values >= values.mean(0) + values.std(0)
-    at = centres[chosen]  # (candidates, n, 2)
-    inside = torch.cat((at - objects[None, :, :2], objects[None, :, 2:] - at), -1).amin(-1) > 0.01
-    kept = torch.full_like(overlaps, -torch.inf).scatter(0, chosen, values.masked_fill(~(good & inside), -torch.inf))
+    chosen = torch.cat(candidates, -1)  # (B, n, candidates)
+    values = aligned_iou(everything[chosen], boxes)
+    good = values >= values.mean(-1, keepdim=True) + values.std(-1, keepdim=True)
+    at = centres[chosen]  # (B, n, candidates, 2)
+    inside = torch.cat((at - boxes[..., :2], boxes[..., 2:] - at), -1).amin(-1) > 0.01
+    values = values.masked_fill(~(good & inside), -torch.inf)
+    kept = torch.full_like(distances, -torch.inf).scatter(2, chosen, values)
     best, index = kept.max(1)
     return torch.where(best > -torch.inf, index, -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou
 from hybridzoo.models.co_detr.anchors import assign_atss, decode, grid_anchors
@@ -70,34 +71,36 @@ class ATSSHead(nn.Module):
         shapes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         anchors = grid_anchors(shapes, strides, [SCALE], [1.0], maps[0].device)
         everything, sizes = torch.cat(anchors), [len(a) for a in anchors]
-        classes, targets, count = [], [], 0
-        for gt, label in zip(objects_xyxy, labels):
-            assigned = assign_atss(anchors, gt, config.atss_topk)
-            positive = assigned >= 0
-            padded_boxes = torch.cat((gt, gt.new_zeros(1, 4)))  # index -1 reads the last row
-            padded_labels = torch.cat((label, label.new_full((1,), background)))
-            targets.append(padded_boxes[assigned])
-            classes.append(padded_labels[assigned])
-            count = count + positive.sum().clamp(min=1)
-        all_classes, all_targets = torch.stack(classes), torch.stack(targets)  # (B, A), (B, A, 4)
-        logits, deltas, centerness = self.predict(maps)
-        average = at_least_one(count, logits[0])
-        collected: dict[str, list[Tensor]] = {"loss_cls1": [], "loss_bbox1": [], "loss_centerness1": []}
-        total_centerness = logits[0].new_zeros(())
-        parts = zip(all_classes.split(sizes, 1), all_targets.split(sizes, 1), anchors, logits, deltas, centerness)
-        for label, target, anchor, logit, delta, centre in parts:
-            one_hot = F.one_hot(label, background + 1)[..., :background].to(logit)
-            collected["loss_cls1"].append(weight * sigmoid_focal(logit, one_hot).sum() / average)
-            where = (label < background).nonzero(as_tuple=True)
-            anchor = anchor[where[1]]
-            goal = centerness_of(anchor, target[where])
-            overlap = aligned_iou(decode(anchor, delta[where], STDS), target[where], generalized=True)
-            collected["loss_bbox1"].append(2 * weight * ((1 - overlap) * goal).sum() + delta.sum() * 0)
-            entropy = F.binary_cross_entropy_with_logits(centre[where], goal, reduction="sum")
-            collected["loss_centerness1"].append(weight * entropy / average + centre.sum() * 0)
-            total_centerness = total_centerness + goal.sum()
-        shared = at_least_one(total_centerness, logits[0])
-        collected["loss_bbox1"] = [x / shared for x in collected["loss_bbox1"]]
+        assigned = assign_atss(anchors, objects_xyxy, config.atss_topk)  # (B, A)
+        # Index -1 reads the last row: a box of zeros, the label of background.
+        boxes = pad_sequence([F.pad(gt, (0, 0, 0, 1)) for gt in objects_xyxy], batch_first=True)
+        padded = pad_sequence([F.pad(x, (0, 1), value=background) for x in labels], True, background)
+        row = torch.where(assigned < 0, boxes.shape[1] - 1, assigned)
+        last = torch.arange(batch, device=row.device)[:, None]
+        all_targets = boxes[last, row].masked_fill((assigned < 0)[..., None], 0.0)  # (B, A, 4)
+        all_classes = padded[last, row].masked_fill(assigned < 0, background)  # (B, A)
+        logits, deltas, centerness = (torch.cat(x, 1) for x in self.predict(maps))
+        average = at_least_one((assigned >= 0).sum(1).clamp(min=1).sum(), logits)
+        where = (assigned >= 0).nonzero(as_tuple=True)
+        anchor, target = everything[where[1]], all_targets[where]
+        goal = centerness_of(anchor, target)
+        overlap = aligned_iou(decode(anchor, deltas[where], STDS), target, generalized=True)
+        shared = at_least_one(goal.sum(), logits)
+        entropy = F.binary_cross_entropy_with_logits(centerness[where], goal, reduction="none")
+        one_hot = F.one_hot(all_classes, background + 1)[..., :background].to(logits)
+        focal = sigmoid_focal(logits, one_hot).sum((0, 2))  # (A,)
+        level = torch.cat([torch.full((n,), i, device=row.device) for i, n in enumerate(sizes)])
+
+        def per_level(values: Tensor, unused: Tensor) -> list[Tensor]:
+            # Levels without a positive keep their place in the graph, which distributed training needs.
+            zeros = torch.stack([x.sum() * 0 for x in unused.split(sizes, 1)])
+            return list(zeros.index_add(0, level[where[1]], values).unbind())
+
+        collected = {
+            "loss_cls1": [weight * x.sum() / average for x in focal.split(sizes)],
+            "loss_bbox1": per_level(2 * weight * (1 - overlap) * goal / shared, deltas),
+            "loss_centerness1": per_level(weight * entropy / average, centerness),
+        }
         features = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         return collected, Positives(everything.expand(batch, -1, -1), all_classes, all_targets, features)
 

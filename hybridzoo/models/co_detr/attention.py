@@ -34,6 +34,7 @@ class DeformableAttention(nn.Module):
         memory: Tensor,
         references: Tensor,
         shapes: Sequence[tuple[int, int]],
+        map_sizes: Tensor,
         padding: Tensor | None,
     ) -> Tensor:
         """Args:
@@ -41,6 +42,7 @@ class DeformableAttention(nn.Module):
             memory: (B, S, C), the levels one after the other.
             references: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, relative to the padded maps.
             shapes: (height, width) per level.
+            map_sizes: (L, 2) the same as (width, height).
             padding: (B, S) bool, True where memory is not read, or None.
 
         Returns:
@@ -57,8 +59,7 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(q).view(*grid, 2).to(references.dtype)
         weights = self.attention_weights(q).view(*grid[:3], -1).softmax(-1).view(grid)
         if references.shape[-1] == 2:
-            sizes = references.new_tensor([(w, h) for h, w in shapes])  # (L, 2)
-            locations = references[:, :, None, :, None] + offsets / sizes[:, None]
+            locations = references[:, :, None, :, None] + offsets / map_sizes[:, None]
         else:
             scale = references[:, :, None, :, None, 2:] * (0.5 / self.num_points)
             locations = references[:, :, None, :, None, :2] + offsets * scale

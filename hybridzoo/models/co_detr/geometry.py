@@ -6,6 +6,7 @@ Shapes: B images, L levels of (H_l, W_l), S = sum of H_l W_l tokens, Q queries, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Canvas:
         shapes: (height, width) per level.
         valid_ratios: (B, L, 2) share of each map that is image, (width, height).
         image_sizes: (B, 2) height and width of the images in pixels of the batch; the canvas where nothing is masked.
+        map_sizes: (L, 2) width and height of each level.
     """
 
     padding: Tensor | None
@@ -32,6 +34,7 @@ class Canvas:
     shapes: list[tuple[int, int]]
     valid_ratios: Tensor
     image_sizes: Tensor
+    map_sizes: Tensor
 
     @property
     def limits(self) -> Tensor:
@@ -49,15 +52,24 @@ def make_canvas(mask: Tensor | None, maps: list[Tensor], canvas_size: tuple[int,
     """
     batch, device = maps[0].shape[0], maps[0].device
     shapes = [(int(x.shape[2]), int(x.shape[3])) for x in maps]
+    map_sizes = on_device([side for height, width in shapes for side in (width, height)], device).view(-1, 2)
     if mask is None:
         levels = [torch.zeros(batch, *shape, dtype=torch.bool, device=device) for shape in shapes]
         ratios = torch.ones(batch, len(shapes), 2, device=device)
-        sizes = torch.tensor(canvas_size, device=device, dtype=torch.float32).expand(batch, 2)
-        return Canvas(None, levels, shapes, ratios, sizes)
+        sizes = on_device(canvas_size, device).expand(batch, 2)
+        return Canvas(None, levels, shapes, ratios, sizes, map_sizes)
     pad = (~mask).float()[:, None]
     levels = [F.interpolate(pad, size=shape)[:, 0].bool() for shape in shapes]
-    ratios = torch.stack([_valid_size(~m).flip(1) / m.new_tensor(m.shape[:0:-1], dtype=torch.float) for m in levels], 1)
-    return Canvas(torch.cat([m.flatten(1) for m in levels], 1), levels, shapes, ratios, _valid_size(mask))
+    ratios = torch.stack([_valid_size(~m).flip(1) / size for m, size in zip(levels, map_sizes)], 1)
+    padding = torch.cat([m.flatten(1) for m in levels], 1)
+    return Canvas(padding, levels, shapes, ratios, _valid_size(mask), map_sizes)
+
+
+def on_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers of the host as fp32 (n,) on a device. A copy from the host would wait for all that the device still has
+    to do; filling does not.
+    """
+    return torch.stack([torch.full((), float(value), device=device) for value in values])
 
 
 def _valid_size(valid: Tensor) -> Tensor:

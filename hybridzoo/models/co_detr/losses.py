@@ -8,14 +8,17 @@ Shapes: D layers, B images, Q queries, K classes, n objects of an image.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou, box_iou, cxcywh_to_xyxy
+from hybridzoo.models.co_detr.geometry import on_device
 
 CLASS_COST, L1_WEIGHT, GIOU_WEIGHT, FOCAL_WEIGHT = 2.0, 5.0, 2.0, 2.0
 ALPHA, GAMMA = 0.25, 2.0
@@ -51,7 +54,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 def at_least_one(count: Tensor | float, like: Tensor) -> Tensor:
     """A count averaged over processes, at least 1."""
-    value = count.detach().float() if isinstance(count, Tensor) else like.new_tensor(float(count), dtype=torch.float32)
+    value = count.detach().float() if isinstance(count, Tensor) else torch.full((), float(count), device=like.device)
     return mean_over_processes(value).clamp(min=1.0)
 
 
@@ -69,33 +72,28 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     """
     depth, batch, queries, _ = logits.shape
     index = torch.full((depth, batch, queries), -1, dtype=torch.long)
-    costs = []  # one transfer to the host for the whole batch
-    for b in range(batch):
-        labels, gt, limit = objects.labels[b], objects.boxes[b].float(), objects.limits[b]
-        if len(labels) == 0:
-            continue
-        p = logits[:, b].float().sigmoid()[..., labels]  # (D, Q, n)
-        negative = -(1 - p + 1e-12).log() * (1 - ALPHA) * p.pow(GAMMA)
-        positive = -(p + 1e-12).log() * ALPHA * (1 - p).pow(GAMMA)
-        found = boxes[:, b].float()
-        l1 = (found[:, :, None] - gt).abs().sum(-1)
-        giou = box_iou(
-            cxcywh_to_xyxy(found) * limit, (cxcywh_to_xyxy(gt) * limit).expand(depth, -1, -1), generalized=True
-        )
-        costs.append((b, CLASS_COST * (positive - negative) + L1_WEIGHT * l1 - GIOU_WEIGHT * giou))
-    for b, cost in _to_host(costs):
-        # A model that has diverged gives NaN, which the solver refuses; the trainer reports the loss.
-        for d, matrix in enumerate(cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).numpy()):
-            rows, columns = linear_sum_assignment(matrix)
-            index[d, b, rows] = torch.as_tensor(columns)
+    counts = [len(x) for x in objects.labels]
+    if not any(counts):
+        return index.to(logits.device)
+    # The whole batch at once, images with fewer objects padded, and one transfer to the host.
+    labels = pad_sequence(objects.labels, batch_first=True)  # (B, n)
+    gt = pad_sequence([x.float() for x in objects.boxes], batch_first=True)  # (B, n, 4)
+    limit = objects.limits[:, None]  # (B, 1, 4)
+    p = logits.float().sigmoid().gather(3, labels[None, :, None].expand(depth, -1, queries, -1))  # (D, B, Q, n)
+    negative = -(1 - p + 1e-12).log() * (1 - ALPHA) * p.pow(GAMMA)
+    positive = -(p + 1e-12).log() * ALPHA * (1 - p).pow(GAMMA)
+    found = boxes.float()
+    l1 = (found[..., None, :] - gt[:, None]).abs().sum(-1)
+    corners, gt_corners = cxcywh_to_xyxy(found) * limit, cxcywh_to_xyxy(gt) * limit
+    giou = box_iou(corners, gt_corners.expand(depth, -1, -1, -1), generalized=True)
+    cost = CLASS_COST * (positive - negative) + L1_WEIGHT * l1 - GIOU_WEIGHT * giou
+    # A model that has diverged gives NaN, which the solver refuses; the trainer reports the loss.
+    matrices = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+    for b, count in enumerate(counts):
+        for d in range(depth if count else 0):
+            rows, columns = linear_sum_assignment(matrices[d, b, :, :count])
+            index[d, b, torch.from_numpy(rows)] = torch.from_numpy(columns)
     return index.to(logits.device)
-
-
-def _to_host(costs: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
-    if not costs:
-        return []
-    flat = torch.cat([c.flatten() for _, c in costs]).cpu().split([c.numel() for _, c in costs])
-    return [(b, values.view(cost.shape)) for (b, cost), values in zip(costs, flat)]
 
 
 def query_losses(
@@ -114,7 +112,8 @@ def query_losses(
         Class, L1 and GIoU loss, (D,) each, fp32.
     """
     index = object_index.expand(logits.shape[:-1])
-    offsets = torch.tensor([0, *(len(x) for x in objects.labels)], device=logits.device).cumsum(0)[:-1]
+    counts = itertools.accumulate((len(x) for x in objects.labels[:-1]), initial=0)
+    offsets = on_device(list(counts), logits.device).long()
     labels, targets = torch.cat(objects.labels), torch.cat(objects.boxes).float()
     where = (index >= 0).nonzero(as_tuple=True)  # layer, image, query
     flat = index[where] + offsets[where[1]]

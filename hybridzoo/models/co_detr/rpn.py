@@ -55,10 +55,7 @@ class RegionProposals(nn.Module):
             deltas.append(self.rpn_reg(hidden).permute(0, 2, 3, 1).reshape(len(x), -1, 4).float())
         losses = self._losses(scores, deltas, anchors, objects_xyxy)
         with torch.no_grad():
-            proposals = [
-                self._proposals([s[b] for s in scores], [d[b] for d in deltas], anchors, limits[b])
-                for b in range(len(limits))
-            ]
+            proposals = self._proposals(scores, deltas, anchors, limits)
         return losses, proposals
 
     def _losses(
@@ -68,43 +65,49 @@ class RegionProposals(nn.Module):
         weight = config.decoder_layers * config.aux_loss_weight
         sizes = [len(a) for a in anchors]
         everything, score, delta = torch.cat(anchors), torch.cat(scores, 1), torch.cat(deltas, 1)
-        per_class, per_box = torch.zeros_like(score), torch.zeros_like(score)
-        count = 0
+        positives, goals, samples, count = [], [], [], 0
         for b, boxes in enumerate(objects):
             assigned = assign_by_iou(everything, boxes, positive=0.7, negative=0.3, low_quality=0.3)
             positive, negative = sample(assigned, config.rpn_samples, config.rpn_positive_fraction)
             count += max(len(positive), 1) + max(len(negative), 1)
-            chosen = torch.cat((positive, negative))
-            target = torch.zeros(len(chosen), device=score.device)
-            target[: len(positive)] = 1.0
-            loss = F.binary_cross_entropy_with_logits(score[b, chosen], target, reduction="none")
-            goal = encode(everything[positive], boxes[assigned[positive]], STDS)
-            error = (delta[b, positive] - goal).abs().sum(-1)
-            row = torch.full_like(chosen, b)
-            per_class = per_class.index_put((row, chosen), loss)
-            per_box = per_box.index_put((row[: len(positive)], positive), error)
-        scale = weight / count
+            at = b * len(everything)  # place in the flattened batch
+            positives.append(positive + at)
+            samples.append(torch.cat((positive, negative)) + at)
+            goals.append(encode(everything[positive], boxes[assigned[positive]], STDS))
+        positive, chosen = torch.cat(positives), torch.cat(samples)
+        target = torch.zeros(score.numel(), device=score.device).index_fill(0, positive, 1.0)[chosen]
+        loss = F.binary_cross_entropy_with_logits(score.flatten()[chosen], target, reduction="none")
+        error = (delta.flatten(0, 1)[positive] - torch.cat(goals)).abs().sum(-1)
         # Levels without samples keep their place in the graph, which distributed training needs.
+        per_class = (score * 0).flatten().index_add(0, chosen, loss).view_as(score)
+        per_box = (delta * 0).sum(-1).flatten().index_add(0, positive, error).view_as(score)
+        scale = weight / count
         return {
-            "loss_rpn_cls": [x.sum() * scale + s.sum() * 0 for x, s in zip(per_class.split(sizes, 1), scores)],
-            "loss_rpn_bbox": [x.sum() * scale + d.sum() * 0 for x, d in zip(per_box.split(sizes, 1), deltas)],
+            "loss_rpn_cls": [x.sum() * scale for x in per_class.split(sizes, 1)],
+            "loss_rpn_bbox": [x.sum() * scale for x in per_box.split(sizes, 1)],
         }
 
-    def _proposals(self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limit: Tensor) -> Tensor:
-        """The boxes of one image after NMS within each level."""
+    def _proposals(
+        self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor
+    ) -> list[Tensor]:
+        """The boxes of each image after NMS within each level."""
         config = self.config
         kept_scores, kept_boxes, levels = [], [], []
         for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors)):
-            score = score.sigmoid()
-            if config.rpn_nms_pre < len(score):
-                score, order = score.sort(descending=True)
-                score, order = score[: config.rpn_nms_pre], order[: config.rpn_nms_pre]
-                delta, anchor = delta[order], anchor[order]
+            score = score.sigmoid()  # (B, A_l)
+            anchor = anchor.expand(len(score), -1, -1)
+            if config.rpn_nms_pre < score.shape[1]:
+                score, order = score.sort(dim=1, descending=True)
+                score, order = score[:, : config.rpn_nms_pre], order[:, : config.rpn_nms_pre, None].expand(-1, -1, 4)
+                delta, anchor = delta.gather(1, order), anchor.gather(1, order)
             kept_scores.append(score)
-            kept_boxes.append(decode(anchor, delta, STDS, limit))
-            levels.append(torch.full((len(score),), level, device=score.device))
-        score, boxes, level = torch.cat(kept_scores), torch.cat(kept_boxes), torch.cat(levels)
-        fine = (boxes[:, 2:] > boxes[:, :2]).all(-1)
-        score, boxes, level = score[fine], boxes[fine], level[fine]
-        keep = batched_nms(boxes, score, level, config.rpn_nms_iou)
-        return boxes[keep[: config.rpn_max_proposals]]
+            kept_boxes.append(decode(anchor, delta, STDS, limits[:, None]))
+            levels.append(torch.full((score.shape[1],), level, device=score.device))
+        score, boxes, level = torch.cat(kept_scores, 1), torch.cat(kept_boxes, 1), torch.cat(levels)
+        fine = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        proposals = []
+        for some_scores, some_boxes, good in zip(score, boxes, fine):
+            some_boxes = some_boxes[good]
+            keep = batched_nms(some_boxes, some_scores[good], level[good], config.rpn_nms_iou)
+            proposals.append(some_boxes[keep[: config.rpn_max_proposals]])
+        return proposals

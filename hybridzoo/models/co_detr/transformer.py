@@ -41,7 +41,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, pos: Tensor, references: Tensor, canvas: Canvas) -> Tensor:
-        x = self.norm1(self.attention(x, pos, x, references, canvas.shapes, canvas.padding))
+        x = self.norm1(self.attention(x, pos, x, references, canvas.shapes, canvas.map_sizes, canvas.padding))
         return self.norm2(self.ffn(x))
 
 
@@ -160,7 +160,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         self, x: Tensor, pos: Tensor, memory: Tensor, references: Tensor, canvas: Canvas, allowed: Tensor | None
     ) -> Tensor:
         x = self.norm1(self.self_attention(x, pos, allowed))
-        x = self.norm2(self.cross_attention(x, pos, memory, references, canvas.shapes, canvas.padding))
+        where = canvas.shapes, canvas.map_sizes, canvas.padding
+        x = self.norm2(self.cross_attention(x, pos, memory, references, *where))
         return self.norm3(self.ffn(x))
 
 

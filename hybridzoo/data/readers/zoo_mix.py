@@ -114,6 +114,7 @@ def read_zoo_mix(root: Path, protocol: str, seed: int, options: dict[str, Any]) 
         splits={split: everything.select(found) for split, found in chosen.items()},
         label_names=(),
         sha256=sha256_files(used),
+        notes=("The file holds a part of the train documents; validation and test are complete.",) if thinned else (),
         sha256_of=kind if root.is_file() else f"{len(used)} files",
     )
 

@@ -157,10 +157,10 @@ class ListOpsStream:
                 except IndexError:  # the tree goes on behind the words at hand
                     self._more(_CHUNK, keep_from=start)
                     start = 0
+            self._position = end
             if low < length < high:
                 last = self.tries
                 yield self._build(start)
-            self._position = end
 
     def _more(self, count: int, keep_from: int = 0) -> None:
         """Read words and compute for every position what each kind of draw there would give, and how far it reaches.

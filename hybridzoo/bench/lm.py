@@ -21,6 +21,7 @@ import torch
 
 from hybridzoo.bench.lm_cache import counted
 from hybridzoo.bench.lm_models import LmSettings, build, captured, decoding_step
+from hybridzoo.bench.lm_report import render as render  # `hybridzoo bench report` looks for it here
 from hybridzoo.bench.lm_scaling import scaling
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown

@@ -86,7 +86,13 @@ def test_the_command_writes_json(tmp_path: Path):
     document = read_json(out)
     assert document["kind"] == "lm"
     assert {r["what"] for r in document["rows"]} >= {"decode", "cache", "decode, best of each", "cache full_mb"}
-    json.dumps(document)
+    from hybridzoo.bench.report import render
+
+    page = render(tmp_path)
+    assert "**Decoding with a full cache**" in page
+    assert "| llama_tiny | eager | 2 | 32 |" in page
+    assert "| decode, best of each | deltanet_test (eager, batch" in page
+    assert "| deltanet_test | " in page.split("**Cache of one sequence, MB**")[1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList, TextIteratorStreamer
 
 from hybridzoo import build_model
 from hybridzoo.errors import ConfigError, InputError
-from hybridzoo.layers.cache import HybridCache
+from hybridzoo.layers.cache import CACHE_NAME, HybridCache
 from hybridzoo.layers.mixer import letters, parse_pattern, register_mixer
 
 NAMES = ["hymba_test", "deltanet_test", "hybrid_lm_test"]
@@ -271,6 +271,20 @@ def test_bad_inputs(model: Any) -> None:
     for inputs, message in cases:
         with pytest.raises(InputError, match=message):
             model(**inputs)
+
+
+def test_the_cache_has_two_names(model: Any) -> None:
+    """transformers 5.24 calls it `cache`, earlier ones `past_key_values`; outputs have the installed one's name."""
+    ids = prompts(model, 2)
+    old, new = model.new_cache(), model.new_cache()
+    first, second = model(ids, past_key_values=old), model(ids, cache=new)
+    assert torch.equal(first.logits, second.logits)
+    assert first[CACHE_NAME] is old
+    assert second[CACHE_NAME] is new
+    again = model.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
+    assert again[CACHE_NAME].columns == ids.shape[1] + 1
+    with pytest.raises(InputError, match="two names of one argument"):
+        model(ids, past_key_values=old, cache=new)
 
 
 def test_caches_of_others(model: Any) -> None:

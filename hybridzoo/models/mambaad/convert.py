@@ -67,7 +67,10 @@ def config_from_original(config: Mapping[str, Any] | None, state: Mapping[str, T
     decoder = {k.removeprefix("net_s."): v for k, v in state.items() if k.startswith("net_s.")}
     if not decoder or not any(k.startswith("mff_oce.") for k in state):
         some = ", ".join(list(state)[:4])
-        raise CheckpointError(f"this is no checkpoint of the original MambaAD: no net_s.*, mff_oce.* (it has {some})")
+        alone = "; a decoder alone is read by MambaDecoder.from_original" if some.startswith("layers_up.") else ""
+        raise CheckpointError(
+            f"this is no checkpoint of the original MambaAD: no net_s.*, mff_oce.* (it has {some}){alone}"
+        )
     values |= decoder_config_from_original(given, decoder)
     channels = [state[f"mff_oce.{name}.weight"].shape[1] for name in ("conv1", "conv2", "conv31")]
     values["teacher_channels"] = channels

@@ -13,6 +13,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,7 +181,7 @@ def run_task(
         ),
         run=Run(
             date=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            command=command or _command(model, spec, limit, root, calibrate, dtype),
+            command=command or _command(model, spec, limit, root, calibrate, dtype, seed, options),
             recipe=predictor.recipe.get("title"),
             training_seed=predictor.recipe.get("seed"),
             seed=seed,
@@ -302,7 +303,16 @@ def _task_ref(spec: Task, bundle: DataBundle, total: int) -> TaskRef:
     )
 
 
-def _command(model: Any, spec: Task, limit: int | None, root: Any, calibrate: bool, dtype: str) -> str:
+def _command(
+    model: Any,
+    spec: Task,
+    limit: int | None,
+    root: Any,
+    calibrate: bool,
+    dtype: str,
+    seed: int,
+    options: Mapping[str, Any],
+) -> str:
     """The command that repeats the run; local paths are replaced by ROOT and by the folder's name."""
     shown = Path(model).name if isinstance(model, Path) or (isinstance(model, str) and Path(model).is_dir()) else model
     words = ["hybridzoo", "eval", shown if isinstance(shown, str) else type(model).__name__, spec.name]
@@ -310,4 +320,12 @@ def _command(model: Any, spec: Task, limit: int | None, root: Any, calibrate: bo
     words += ["--root", "ROOT"] if root is not None else []
     words += ["--calibrate"] if calibrate else []
     words += ["--dtype", dtype] if dtype != "float32" else []
+    words += ["--seed", str(seed)] if seed else []
+    for key, value in options.items():
+        if key == "long_text":
+            words += ["--long-text", str(value)]
+        elif isinstance(value, str | int | float | bool):  # a tokenizer in memory has no text
+            local = isinstance(value, str) and value.startswith(("/", ".", "~"))
+            value = Path(str(value)).name if local else value
+            words += ["--option", f"{key}={value}"]
     return shlex.join(words)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from hybridzoo._paths import PACKAGE, asset_root
-from hybridzoo.errors import SourceError
+from hybridzoo.errors import ConfigError, SourceError
 from hybridzoo.eval.leaderboard.render import csv_text, markdown
 from hybridzoo.eval.leaderboard.rows import load_tables
-from hybridzoo.eval.leaderboard.webpage import page
+from hybridzoo.eval.leaderboard.webpage import page, recipes_in
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,26 @@ def build(results: Path | None = None, outputs: Outputs | None = None, *, reposi
     for path, text in render_all(results or default_results(), outputs, repository=repository).items():
         _write(path, text)
     return outputs
+
+
+def bundle_board(results: Path | None, out: Path, *, repository: str | None = None) -> Outputs:
+    """The three files with copies of what they link to (`results/`, `recipes/`) in one folder for a static host.
+
+    Raises:
+        ConfigError: `out` lies inside the results.
+        ResultError, SourceError: as `build`.
+    """
+    results = results or default_results()
+    if results.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"{out} lies inside the results {results}; give a folder elsewhere")
+    try:
+        for source, name in ((results, "results"), (asset_root("recipes"), "recipes")):
+            if source.is_dir():
+                shutil.copytree(source, out / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py*", "__*"))
+    except OSError as error:
+        raise SourceError(f"cannot write {out}: {error.strerror or error}; choose a folder with --out") from error
+    with recipes_in(out / "recipes"):
+        return build(out / "results", Outputs.in_folder(out), repository=repository)
 
 
 def _write(path: Path, text: str) -> None:

@@ -181,7 +181,8 @@ def _date(result: Result) -> str:
     return result.run.date if result.run else ""
 
 
-def _cohort_key(result: Result) -> tuple:
+def cohort_key(result: Result) -> tuple:
+    """Equal for results that may be ranked against each other."""
     data, status = result.task.dataset, result.provenance.status
     if status == "paper":
         return (result.task.name, "paper", result.task.protocol, data.split, "", result.task.version, 0)
@@ -194,7 +195,7 @@ def _row_key(result: Result) -> tuple:
     settings = {k: v for k, v in result.model.settings.items() if k not in PER_SEED_SETTINGS}
     recipe = result.run.recipe if result.run else None
     source = result.provenance.source if result.run is None else None
-    return (*_cohort_key(result), row_name(result), recipe, source, json.dumps(settings, sort_keys=True))
+    return (*cohort_key(result), row_name(result), recipe, source, json.dumps(settings, sort_keys=True))
 
 
 def row_name(result: Result) -> str:
@@ -226,7 +227,7 @@ def _table(name: str, entries: list[Entry]) -> Table:
     columns = _columns(task.metrics, task.primary, entries)
     groups: dict[tuple, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(_cohort_key(entry.result), []).append(entry)
+        groups.setdefault(cohort_key(entry.result), []).append(entry)
     order = list(KINDS)
     keys = sorted(groups, key=lambda k: (order.index(k[1]), k))
     labels = _cohort_labels(keys)

@@ -6,6 +6,9 @@ The page is in page/: page.html.jinja, page.css and small scripts that are inlin
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -239,13 +242,30 @@ def _recipe(title: str | None, folder: Path) -> dict[str, str | None] | None:
     return {"label": title, "href": relative(file, folder) if file else None}
 
 
-@cache
+_recipes: ContextVar[Path | None] = ContextVar("recipes", default=None)
+
+
+@contextmanager
+def recipes_in(folder: Path) -> Iterator[None]:
+    """Links to recipes lead to copies in `folder`."""
+    token = _recipes.set(folder)
+    try:
+        yield
+    finally:
+        _recipes.reset(token)
+
+
 def recipe_files() -> dict[str, Path]:
     """Title -> file of every recipe (results state the title)."""
+    return _read_recipes(_recipes.get() or asset_root("recipes"))
+
+
+@cache
+def _read_recipes(folder: Path) -> dict[str, Path]:
     import yaml
 
     found = {}
-    for file in sorted(asset_root("recipes").rglob("*.yaml")):
+    for file in sorted(folder.rglob("*.yaml")):
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(recipe, dict) and isinstance(recipe.get("title"), str):
             found[recipe["title"]] = file

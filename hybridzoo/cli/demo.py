@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-# Trained models in checkpoints/ and the embedded task that each is measured on.
-PAIRS = (
-    ("roberta_bilstm_mini", "vader"),
-    ("iformer_mini", "fashion_mnist_mini"),
-    ("mambaad_mini", "texture_ad_mini"),
-    ("maskmamba_mini", "fashion_mnist_mini_generation"),
-)
-# Options of a task's predictor, so that every line takes seconds.
-OPTIONS: dict[str, dict[str, Any]] = {"maskmamba_mini": {"count": 100}}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One line of the closing table."""
-
-    model: str
-    task: str
-    metric: str
-    value: float
-    error: float | None
-    samples: int
-    seconds: float
-    picture: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -40,116 +16,77 @@ def register(app: typer.Typer) -> None:
 
 def demo_command(
     out: Annotated[Path, typer.Option("--out", help="Folder for results, pictures and the page.")] = Path("runs/demo"),
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Name of a model in checkpoints/, or a pattern. Repeatable.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option("--checkpoints", help="Another folder of trained models.", show_default="checkpoints")
+    ] = None,
 ) -> None:
     """Build the zoo's trained models from checkpoints/, evaluate them on real embedded data, rank them on a page.
 
-    Needs no network and no GPU. Each run adds its results to the folder.
+    Each model shows what it does: labels, boxes, heat maps, new images, new text. Needs no network and no GPU. Each run
+    adds its results to the folder.
 
     \b
     hybridzoo demo
-    hybridzoo demo --out /tmp/demo
+    hybridzoo demo --only "*bilstm*" --out /tmp/demo
     """
-    ready, missing = split_by_checkpoint(PAIRS)
-    if missing:
-        names = ", ".join(name for name, _ in missing)
+    from transformers.utils.logging import disable_progress_bar
+
+    from hybridzoo._paths import asset_root
+    from hybridzoo.cli._demo_stages import Stage, find_stages, run_stage
+    from hybridzoo.errors import HybridzooError
+
+    disable_progress_bar()  # of transformers' loading: a stage says what it does itself
+    warnings.filterwarnings("ignore", category=UserWarning)
+    root = checkpoints or asset_root("checkpoints")
+    stages, left_out = find_stages(root, only or ())
+    for name, why in left_out:
+        typer.echo(f"left out: {name}: {why}", err=True)
+    if not stages:
         typer.echo(
-            f"not in checkpoints/ and therefore left out: {names} (train with `hybridzoo train`, see "
-            "`hybridzoo recipes list`)",
+            f"error: no trained model is in {root}, so there is nothing to show; train one (`hybridzoo recipes list`)",
             err=True,
         )
-    if not ready:
-        typer.echo("error: no trained model is there, so there is nothing to show", err=True)
         raise typer.Exit(2)
-    shown = [_measure(step, len(ready), name, task, out) for step, (name, task) in enumerate(ready, 1)]
-    _finish(shown, out)
-
-
-def split_by_checkpoint(pairs: tuple[tuple[str, str], ...]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The pairs whose weights lie in checkpoints/, and the others."""
-    from hybridzoo._paths import asset_root
-
-    ready, missing = [], []
-    for name, task in pairs:
-        folder = asset_root("checkpoints") / name
-        whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-        (ready if whole else missing).append((name, task))
-    return ready, missing
-
-
-def _measure(step: int, steps: int, name: str, task: str, out: Path) -> Shown:
-    from hybridzoo import build_model
-    from hybridzoo._paths import asset_root
-    from hybridzoo.eval.harness import run_task
-
+    typer.echo(f"{len(stages)} trained models from {root}, on the CPU, offline. Results and pictures go to {out}")
     begin = time.perf_counter()
-    folder = asset_root("checkpoints") / name
-    built = build_model(folder)
-    parameters = sum(p.numel() for p in built.parameters())
-    typer.echo(f"[{step}/{steps}] {name}: {parameters:,} parameters from {folder}")
-    typer.echo(f"      evaluating on {task} …")
-    options = OPTIONS.get(name, {})
-    done = run_task(name if _tagged(name) else folder, task, out=out / "results", progress=True, **options)
-    result, primary = done.result, done.result.task.primary
-    metric = result.metrics[primary]
-    return Shown(
-        model=name,
-        task=task,
-        metric=primary,
-        value=metric.value,
-        error=metric.stderr,
-        samples=result.task.dataset.n_used,
-        seconds=time.perf_counter() - begin,
-        picture=_picture(done, out / "pictures" / f"{name}-{task}.png"),
-    )
+    shown: list[tuple[Stage, Any]] = []
+    for number, stage in enumerate(stages, 1):
+        task = stage.task or "its own codes"
+        typer.echo(f"\n[{number}/{len(stages)}] {stage.name}: {stage.kind.replace('-', ' ')} on {task}")
+        try:
+            shown.append((stage, run_stage(stage, out, lambda line: typer.echo(f"      {line}"))))
+        except HybridzooError as error:  # one model that cannot be shown does not hide the others
+            typer.echo(f"      failed: {error}", err=True)
+    _finish(shown, out, time.perf_counter() - begin)
+    if len(shown) < len(stages):
+        raise typer.Exit(1)
 
 
-def _tagged(name: str) -> bool:
-    """Whether the registry knows weights of this model (else the folder is read directly)."""
-    from hybridzoo import registry
-
-    return registry.get_model(name)[0].default_tag is not None
-
-
-def _picture(done: Any, path: Path) -> Path | None:
-    """What the task's kind draws first (heat maps, boxes, samples), else the confusion matrix."""
-    from hybridzoo.eval.kinds import record_kind
-    from hybridzoo.eval.metrics.plots import save_confusion_matrix
-    from hybridzoo.eval.tasks import load_task
-
-    result = done.result
-    kind = record_kind(load_task(result.task.name).kind)
-    if kind is not None:
-        drawn = kind.pictures(done.predictions, result, done.path.with_suffix(""), done.bundle, 0)
-        return drawn[0] if drawn else None
-    matrix = result.details.get("confusion_matrix")
-    if matrix is None:
-        return None
-    import numpy as np
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{result.model.name} on {result.task.name}"
-    drawn = save_confusion_matrix(np.asarray(matrix["counts"]), matrix["labels"], path, title=title)
-    return path if drawn else None
-
-
-def _finish(shown: list[Shown], out: Path) -> None:
+def _finish(shown: list[tuple[Any, Any]], out: Path, seconds: float) -> None:
     from hybridzoo.cli._table import text_table
     from hybridzoo.eval.leaderboard.build import Outputs, build
     from hybridzoo.eval.leaderboard.rows import metric_label
 
-    outputs = build(out / "results", Outputs.in_folder(out))
     rows = []
-    for line in shown:
-        error = "" if line.error is None else f" ± {line.error:.2f}"
-        score = f"{metric_label(line.metric)} {line.value:.2f}{error}"
-        rows.append([line.model, line.task, score, line.samples, f"{line.seconds:.1f} s"])
+    for stage, done in shown:
+        if done.result is None:
+            rows.append([stage.name, "", done.text, "", f"{done.seconds:.0f} s"])
+            continue
+        primary = done.result.task.primary
+        metric = done.result.metrics[primary]
+        error = "" if metric.stderr is None else f" ± {metric.stderr:.2f}"
+        score = f"{metric_label(primary)} {metric.value:.2f}{error}{' %' if metric.unit == '%' else ''}"
+        used = done.result.task.dataset.n_used
+        rows.append([stage.name, stage.task, score, f"{used:,}", f"{done.seconds:.0f} s"])
     typer.echo("")
-    typer.echo(text_table(["model", "task", "score, %", "samples", "time"], rows, right=[3, 4]))
-    typer.echo("")
-    for line in shown:
-        if line.picture:
-            typer.echo(f"picture:          {line.picture}")
-    if any(line.picture is None for line in shown):
-        typer.echo("pictures are missing: pip install matplotlib")
-    typer.echo(f"results:          {out / 'results'}")
-    typer.echo(f"leaderboard:      {outputs.page.resolve().as_uri()}")
+    typer.echo(text_table(["model", "task", "score", "samples", "time"], rows, right=[3, 4]))
+    outputs = build(out / "results", Outputs.in_folder(out))
+    pictures = [path for _, done in shown for path in done.pictures]
+    typer.echo(f"\n{seconds / 60:.1f} minutes. {len(pictures)} pictures, all of them on the page:")
+    for path in pictures:
+        typer.echo(f"  {path}")
+    typer.echo(f"results:     {out / 'results'}")
+    typer.echo(f"leaderboard: {outputs.page.resolve().as_uri()}")

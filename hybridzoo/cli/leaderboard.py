@@ -1,4 +1,4 @@
-"""`hybridzoo leaderboard`: build the tables and the page, and check them."""
+"""`hybridzoo leaderboard`: build the tables and the page, check and verify results, submit and export them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,25 @@ RepositoryOption = Annotated[
 def register(app: typer.Typer) -> None:
     board = typer.Typer(
         no_args_is_help=True,
-        help="Rank the results in eval/results: Markdown, CSV and one self-contained page.",
+        help="Rank the results in eval/results: Markdown, CSV and one self-contained page; check, verify, submit them.",
     )
     board.command(name="build")(build_command)
     board.command(name="check")(check_command)
+    board.command(name="serve")(serve_command)
+    board.command(name="verify")(verify_command)
+    board.command(name="submit")(submit_command)
+    board.command(name="export")(export_command)
     app.add_typer(board, name="leaderboard")
 
 
-def build_command(results: ResultsOption = None, out: OutOption = None, repository: RepositoryOption = None) -> None:
+def build_command(
+    results: ResultsOption = None,
+    out: OutOption = None,
+    repository: RepositoryOption = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Copy results and recipes beside the page, for a static host; needs --out.")
+    ] = False,
+) -> None:
     """Write LEADERBOARD.md, leaderboard.csv and the page from the result files.
 
     The same results give the same bytes. The page is one file: open it in a browser, no server is needed.
@@ -37,10 +48,17 @@ def build_command(results: ResultsOption = None, out: OutOption = None, reposito
     \b
     hybridzoo leaderboard build
     hybridzoo leaderboard build --results runs/results --out /tmp/board
+    hybridzoo leaderboard build --out public --bundle
     """
-    from hybridzoo.eval.leaderboard.build import Outputs, build
+    from hybridzoo.errors import ConfigError
+    from hybridzoo.eval.leaderboard.build import Outputs, build, bundle_board
 
-    outputs = build(results, Outputs.in_folder(out) if out else None, repository=repository)
+    if bundle and out is None:
+        raise ConfigError("--bundle copies files beside the page: give --out FOLDER")
+    if bundle and out is not None:
+        outputs = bundle_board(results, out, repository=repository)
+    else:
+        outputs = build(results, Outputs.in_folder(out) if out else None, repository=repository)
     for path in (outputs.markdown, outputs.csv, outputs.page):
         typer.echo(f"wrote {path}")
 
@@ -71,3 +89,108 @@ def check_command(
         typer.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}", err=True)
         raise typer.Exit(1)
     typer.echo("the leaderboard is valid and up to date")
+
+
+def serve_command(
+    results: ResultsOption = None,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address; the default is this machine only.")] = "127.0.0.1",
+    repository: RepositoryOption = None,
+) -> None:
+    """Build the page from the results and serve it with the files it links to, until Ctrl-C.
+
+    \b
+    hybridzoo leaderboard serve
+    hybridzoo leaderboard serve --results runs/results --port 0
+    """
+    from hybridzoo.eval.leaderboard.serve import serve
+
+    serve(results, host=host, port=port, repository=repository, say=typer.echo)
+
+
+def verify_command(
+    result: Annotated[Path, typer.Argument(help="Result file (.json).")],
+    model: Annotated[
+        str | None, typer.Option(help="Folder of the weights, if the result names one of another machine.")
+    ] = None,
+    root: Annotated[str | None, typer.Option(help="Where the data lie; embedded sets need none.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda …; a GPU if there is one.")] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train anew by the result's own command (takes as long as it took).")
+    ] = False,
+) -> None:
+    """Run a result again from its own command, and compare every metric; exit code 1 if one differs.
+
+    The same weights may move by a quarter of the standard error (other machines compute in another order), weights
+    trained anew by three standard errors.
+
+    \b
+    hybridzoo leaderboard verify RESULT.json
+    hybridzoo leaderboard verify RESULT.json --model runs/my_model --root data/fashion_mnist
+    """
+    import sys
+
+    from hybridzoo.cli._table import text_table
+    from hybridzoo.cli._warnings import plain_warnings
+    from hybridzoo.eval.leaderboard.verify import report, verify
+
+    plain_warnings()
+    found = verify(result, model=model, root=root, device=device, train=train, progress=sys.stderr.isatty())
+    typer.echo(text_table(("metric", "stated", "again", "allowed", ""), report(found), right=(1, 2, 3)))
+    for problem in found.problems:
+        typer.echo(problem, err=True)
+    if not found.agrees:
+        typer.echo("the result is NOT confirmed", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"the result is confirmed on {found.again.run.device if found.again.run else 'this machine'}")
+
+
+def submit_command(
+    source: Annotated[Path, typer.Argument(help="Result file, folder of results, or run folder.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the submission.")] = Path("submission"),
+    results: ResultsOption = None,
+    by: Annotated[str | None, typer.Option("--by", help="Your name or address; recorded in the result files.")] = None,
+    notes: Annotated[str, typer.Option("--notes", help="Added to the notes; 'explained: …' for a moved score.")] = "",
+) -> None:
+    """Prepare a pull request from your results: checked files, a patch for `git apply`, and its text with a comparison.
+
+    \b
+    hybridzoo leaderboard submit runs/my_model --by "A. Name"
+    cd a/clone; git switch -c results; git apply submission/submission.patch
+    """
+    from hybridzoo.eval.leaderboard.build import default_results
+    from hybridzoo.eval.leaderboard.submit import submit
+
+    made = submit(source, out, results=results or default_results(), by=by, notes=notes)
+    typer.echo(made.text.read_text(encoding="utf-8"))
+    typer.echo(f"{len(made.results)} result(s) in {made.folder}")
+    if made.patch:
+        typer.echo(f"in a clone: git switch -c results && git apply {made.patch.resolve()}")
+    typer.echo(f"then `hybridzoo leaderboard build`, commit, and open a pull request with the text in {made.text}")
+
+
+def export_command(
+    out: Annotated[Path, typer.Option("--out", help="New folder, one folder a model in it.")],
+    results: ResultsOption = None,
+    repository: RepositoryOption = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="TASK=org/name: the Hub's data set of a task. Repeatable.")
+    ] = None,
+) -> None:
+    """Write the results as the Hugging Face Hub reads them: `.eval_results/*.yaml`, and cards with a model-index.
+
+    \b
+    hybridzoo leaderboard export --out hub
+    hybridzoo leaderboard export --out hub --dataset twitter_airline=org/name
+    """
+    from hybridzoo.errors import ConfigError
+    from hybridzoo.eval.leaderboard.build import default_results
+    from hybridzoo.eval.leaderboard.export import export
+
+    pairs = [text.partition("=") for text in dataset or ()]
+    for name, equals, repo in pairs:
+        if not (name and equals and repo):
+            raise ConfigError(f"--dataset {name}{equals}{repo} is not TASK=org/name")
+    datasets = {name: repo for name, _, repo in pairs}
+    for path in export(results or default_results(), out, repository=repository, datasets=datasets):
+        typer.echo(f"wrote {path}")

@@ -155,6 +155,139 @@ def test_the_same_weights_at_another_commit_are_no_duplicate(board):
     assert check(results, outputs) == []
 
 
+# Data, tracks, sources, moves --------------------------------------------------------------------------------------
+
+
+def test_results_of_one_task_on_other_data_are_found_unless_explained(board):
+    results, outputs = board
+    path = files(results)[1]
+    edit(path, lambda v: v["task"]["dataset"].update(sha256="0" * 64))
+    build(results, outputs)
+    (problem,) = check(results, outputs)
+    assert problem.kind == "data"
+    assert "other data" in problem.text
+    edit(path, lambda v: v["provenance"].update(notes="explained: the authors repaired two labels"))
+    build(results, outputs)
+    assert check(results, outputs) == []
+
+
+def test_the_hash_of_embedded_data_is_the_one_of_this_code(tmp_path):
+    from board_results import TEXT, write
+
+    results = tmp_path / "results"
+    write(make_result("baseline_tfidf", {"f1_macro": 60.0}, family="baseline", **TEXT), results)
+    outputs = build(results, Outputs.in_folder(tmp_path / "out"))
+    problems = [p for p in check(results, outputs, rescore=False) if p.kind == "data"]
+    assert len(problems) == 1
+    assert "embedded set 'vader'" in problems[0].text
+
+
+@pytest.mark.parametrize(("task", "track"), [("fashion_mnist", "mini"), ("vader", "full")])
+def test_a_track_that_is_not_the_datas_is_found(tmp_path, task, track):
+    from board_results import TEXT, write
+
+    results = tmp_path / "results"
+    more = {**TEXT, "track": track} if task == "vader" else {"track": track}
+    values = {"f1_macro": 60.0} if task == "vader" else None
+    write(make_result("iformer_mini" if task != "vader" else "baseline_x", values, **more), results)
+    outputs = build(results, Outputs.in_folder(tmp_path / "out"))
+    assert "track" in [p.kind for p in check(results, outputs, rescore=False)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"source_url": "ftp://x"}, {"source": "T"}, {"source_url": "javascript:alert(1)"}], ids=str
+)
+def test_a_paper_row_without_a_real_source_is_found(tmp_path, change):
+    from board_results import write
+
+    results = tmp_path / "results"
+    made = make_result("iformer_small", {"top1": 83.4}, status="paper")
+    write(replace(made, provenance=replace(made.provenance, **change)), results)
+    outputs = build(results, Outputs.in_folder(tmp_path / "out"))
+    assert [p.kind for p in check(results, outputs)] == ["source"]
+
+
+@pytest.mark.parametrize(("now", "same", "moved"), [(93.6, True, True), (93.52, True, False), (93.6, False, False)])
+def test_a_score_that_moves_needs_a_reason(tmp_path, now, same, moved):
+    from board_results import write
+
+    results = tmp_path / "results"
+    write(make_result(values={"top1": 93.5}), results)
+    later = make_result(values={"top1": now}, commit="f" * 40, date="2026-02-01T12:00:00Z")
+    if not same:
+        weights = replace(later.model.weights, sha256="0" * 64)
+        later = replace(later, model=replace(later.model, weights=weights))
+    path = write(later, results)
+    outputs = build(results, Outputs.in_folder(tmp_path / "out"))
+    found = [p for p in check(results, outputs, rescore=False) if p.kind == "moved"]
+    assert len(found) == moved
+    if moved:
+        assert found[0].path == path
+        assert "top1 moved from 93.5 to 93.6" in found[0].text
+        edit(path, lambda v: v["provenance"].update(notes="explained: bicubic in place of bilinear resizing"))
+        build(results, outputs)
+        assert [p for p in check(results, outputs, rescore=False) if p.kind == "moved"] == []
+
+
+def test_records_of_other_kinds_are_scored_again(tmp_path):
+    from hybridzoo.eval.anomaly import score_records
+    from hybridzoo.eval.kinds import RecordFile
+
+    rows = [
+        {"id": str(i), "class": c, "specie": "x", "label": i % 2, "score": (i % 2) * 0.4 + 0.1 * ((i * 7) % 5)}
+        for c in ("bark", "sand")
+        for i in range(20)
+    ]
+    for row in rows[::20]:
+        shares = {"p_auroc": 0.9, "p_ap": 0.5, "p_f1max": 0.5, "aupro": 0.8}
+        row |= {"pixel": {"ader": shares, "exact": shares}, "pixels": [8, 8]}
+    data = RecordFile("texture_ad", (), rows).to_bytes()
+    metrics, details = score_records(rows, load_task("texture_ad").metrics)
+    made = make_result("mambaad_mini", {"mad_ader": 1.0}, task="texture_ad", family="mambaad", data="texture_ad",
+                       primary="mad_ader", n=(40, 40))  # fmt: skip
+    made = replace(made, metrics=metrics, details=details)
+    import hashlib
+
+    reference = PredictionsRef(path="p.jsonl.gz", sha256=hashlib.sha256(data).hexdigest())
+    made = replace(made, provenance=replace(made.provenance, predictions=reference))
+    _, path = write_result(made, data, tmp_path / "results")
+    outputs = build(tmp_path / "results", Outputs.in_folder(tmp_path / "out"))
+    assert check(tmp_path / "results", outputs) == []
+    edit(path, lambda v: v["metrics"]["i_auroc"].update(value=99.9))
+    edit(path, lambda v: v["details"]["per_class"]["bark"].update(i_ap=1.5))
+    texts = [str(p) for p in check(tmp_path / "results", outputs) if p.kind == "metric"]
+    assert len(texts) == 2
+    assert "i_auroc = 99.9" in texts[0]
+    assert "table of classes" in texts[1]
+
+
+def test_pictures_of_no_result_are_found(board):
+    results, outputs = board
+    folder = files(results)[0].parent
+    (folder / f"{files(results)[0].stem}.heat.png").write_bytes(b"x")
+    assert kinds(results, outputs) == ["stale"] or kinds(results, outputs) == []
+    (folder / "20250101-000000-aaaaaaaa.heat.png").write_bytes(b"x")
+    assert "orphan" in kinds(results, outputs)
+
+
+def test_a_page_is_not_stale_because_another_pillow_encodes_its_pictures(tmp_path):
+    from board_results import with_pictures
+
+    outputs = build(with_pictures(tmp_path / "results"), Outputs.in_folder(tmp_path / "out"))
+    text = outputs.page.read_text(encoding="utf-8")
+    assert text.count("data:image/webp;base64,") == 3
+    import re
+
+    outputs.page.write_text(re.sub(r"base64,[^\"]{8}", "base64,AAAAAAAA", text), encoding="utf-8")
+    assert [p for p in check(tmp_path / "results", outputs, rescore=False) if p.kind == "stale"] == []
+    picture = next((tmp_path / "results").rglob("*.heat.png"))
+    from PIL import Image
+
+    Image.new("RGB", (800, 320)).save(picture)
+    stale = [p.path.name for p in check(tmp_path / "results", outputs, rescore=False) if p.kind == "stale"]
+    assert stale == ["index.html"]
+
+
 def test_left_over_predictions_are_found(board):
     results, outputs = board
     extra = next(results.rglob("*.predictions.jsonl.gz"))

@@ -110,7 +110,8 @@ def predict_command(
         option = given[0] if given else "--format coco"
         raise ConfigError(f"{option} is for detectors, and {model} does {built.task}")
     options: dict[str, object] = {"device": device, "dtype": dtype, "abstain": abstain}
-    is_text = built.task == "text-classification"
+    is_pair = built.task == "text-pair-classification"
+    is_text = is_pair or built.task == "text-classification"
     if is_text:
         options["long_text"] = long_text
         if tokenizer is not None:
@@ -124,9 +125,13 @@ def predict_command(
     progress = not quiet and sys.stderr.isatty()
     if is_text:
         items = read_texts(inputs or ["-"], column, encoding)
+        for item in items:
+            if is_pair and item.error is None and item.content.count("\t") != 1:
+                item.error = "this model compares two texts: give both, with one tab between them"
         usable = [item for item in items if item.error is None]
         if usable:
-            found = classifier([item.content for item in usable], batch_size, progress=progress)
+            contents = [item.content.split("\t") if is_pair else item.content for item in usable]
+            found = classifier(contents, batch_size, progress=progress)
             for item, prediction in zip(usable, found):
                 item.prediction = prediction
     else:

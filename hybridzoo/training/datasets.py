@@ -74,8 +74,8 @@ def stored_tokens(split: Any, collator: Any) -> tuple[np.ndarray, np.ndarray] | 
 
     None where the texts must go through the tokenizer: it has other words, cleans, or adds special tokens.
     """
-    content = getattr(split, "content", None)
-    if not hasattr(content, "words") or not len(split) or collator.preprocess != "none":
+    content: Any = getattr(split, "content", None)
+    if getattr(content, "words", None) is None or not len(split) or collator.preprocess != "none":
         return None
     ids = np.array(collator.tokenizer.convert_tokens_to_ids(list(content.words)), dtype=np.int32)
     first = ids[content.flat[: content.starts[1]]][: collator.max_length]

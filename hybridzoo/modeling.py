@@ -60,6 +60,7 @@ class ZooModel(PreTrainedModel):
     # Exceptions from the registry-wide suite, {"test name": "reason"}; the suite asserts that each still holds.
     suite_exceptions: ClassVar[Mapping[str, str]] = {}
     main_output_name: ClassVar[str] = "logits"  # the output that `output_shape` describes
+    export_outputs: ClassVar[tuple[str, ...]] = ("logits",)  # what an exported file gives
     loss_needs_labels: ClassVar[bool] = True  # False: `forward` always returns a loss (reconstruction)
 
     def output_shape(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ SEQUENCE_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_id
 MIN_OPSET = 20
 # An ONNX file is a protobuf message, which ends at 2 GiB; larger weights lie beside it.
 EXTERNAL_DATA_BYTES = 2_000_000_000
+Run = Callable[[dict[str, Tensor]], list[Tensor]]  # an exported file
 # Largest difference between file and model, relative to the largest output: two runtimes sum in different orders.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
@@ -54,21 +55,23 @@ class ExportReport:
         return {**asdict(self), "path": str(self.path)}
 
 
-def _logits_module(model: nn.Module, names: list[str]) -> nn.Module:
-    """The model with its inputs by name and a plain tensor as output, which both exporters can name."""
+def _plain_module(model: Any, names: list[str]) -> nn.Module:
+    """The model with its inputs by name and plain tensors as outputs, which both exporters can name."""
+    wanted = model.export_outputs
 
-    class Logits(nn.Module):
+    class Plain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, **inputs: Tensor) -> Tensor:
-            return self.model(**inputs).logits
+        def forward(self, **inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+            found = self.model(**inputs)
+            return tuple(found[name] for name in wanted) if len(wanted) > 1 else found[wanted[0]]
 
     # torch.export reads the names of inputs from the signature and cannot write guards for those in **inputs.
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
-    Logits.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return Logits()
+    Plain.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return Plain()
 
 
 def export_model(
@@ -79,7 +82,7 @@ def export_model(
     check: bool = True,
     inputs: Mapping[str, Tensor] | None = None,
 ) -> ExportReport:
-    """Write a model for other runtimes: logits as a function of its inputs, with a free batch size.
+    """Write a model for other runtimes: its `export_outputs` as a function of its inputs, with a free batch size.
 
     Text models also get a free sequence length. The file is run on other sizes than the exported ones and compared
     with the model. It appears at `path` only when it is complete and agrees.
@@ -115,7 +118,7 @@ def export_model(
         with staging_folder(path) as folder, torch.no_grad():
             part = folder / path.name
             try:
-                write(_logits_module(model, list(example)), example, axes, part)
+                write(_plain_module(model, list(example)), example, axes, part)
             except HybridzooError:
                 raise
             except Exception as error:  # both exporters raise many unrelated classes
@@ -126,7 +129,9 @@ def export_model(
             move_files(folder, path.parent, last=path.name)
     finally:
         model.to(device).train(training)
-    return ExportReport(path=path, format=format, bytes=size, inputs=axes, outputs=["logits"], checks=checks)
+    return ExportReport(
+        path=path, format=format, bytes=size, inputs=axes, outputs=list(model.export_outputs), checks=checks
+    )
 
 
 def _axes(name: str, tensor: Tensor) -> list[str | int]:
@@ -158,12 +163,17 @@ def _write_torch(model: nn.Module, example: dict[str, Tensor], axes: dict, path:
     torch.export.save(_program(model, example, axes), path)
 
 
-def _load_torch(path: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+def _load_torch(path: Path) -> Run:
     module = torch.export.load(path).module()
-    return lambda inputs: module(**inputs)
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        found = module(**inputs)
+        return [found] if isinstance(found, Tensor) else list(found)
+
+    return run
 
 
-def _write_onnx(model: nn.Module, example: dict[str, Tensor], axes: dict, path: Path) -> None:
+def _write_onnx(model: Any, example: dict[str, Tensor], axes: dict, path: Path) -> None:
     _need("onnx", "onnxscript")
     names = {n: {i: w for i, w in enumerate(shape) if isinstance(w, str)} for n, shape in axes.items()}
     with warnings.catch_warnings():
@@ -174,7 +184,7 @@ def _write_onnx(model: nn.Module, example: dict[str, Tensor], axes: dict, path: 
             kwargs=example,
             dynamo=True,
             input_names=list(example),
-            output_names=["logits"],
+            output_names=list(model.model.export_outputs),
             custom_translation_table=onnx_translations(),
             opset_version=MIN_OPSET,
             verbose=False,
@@ -197,7 +207,7 @@ def _weight_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
 
 
-def _load_onnx(path: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+def _load_onnx(path: Path) -> Run:
     _need("onnxruntime")
     import onnxruntime
 
@@ -205,13 +215,13 @@ def _load_onnx(path: Path) -> Callable[[dict[str, Tensor]], Tensor]:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: dict[str, Tensor]) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {k: v.numpy() for k, v in inputs.items()})[0])
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        return [torch.from_numpy(x) for x in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
 
     return run
 
 
-_FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[[dict[str, Tensor]], Tensor]]]] = {
+_FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path], Run]]] = {
     "onnx": (_write_onnx, _load_onnx),
     "torch": (_write_torch, _load_torch),
 }
@@ -232,12 +242,13 @@ def _need(*packages: str) -> None:
 # Check ------------------------------------------------------------------------------------------------------------
 
 
-def _compare(model: Any, run: Callable[[dict[str, Tensor]], Tensor], example: dict[str, Tensor]) -> list[Check]:
+def _compare(model: Any, run: Run, example: dict[str, Tensor]) -> list[Check]:
     checks = []
     for inputs in _other_sizes(model, example):
-        expected = model(**inputs).logits.float()
-        error = (run(inputs).float() - expected).abs().max().item()
-        scale = expected.abs().max().item()
+        outputs = model(**inputs)
+        pairs = [(a.float(), outputs[name].float()) for a, name in zip(run(inputs), model.export_outputs, strict=True)]
+        error = max((found - expected).abs().max().item() for found, expected in pairs)
+        scale = max(expected.abs().max().item() for _, expected in pairs)
         shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
         if not error <= TOLERANCE.get(next(model.parameters()).dtype, 1e-4) * max(scale, 1.0):
             raise CheckpointError(
@@ -251,6 +262,9 @@ def _compare(model: Any, run: Callable[[dict[str, Tensor]], Tensor], example: di
 def _other_sizes(model: Any, example: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Inputs with one and three rows, and for text with a shorter and a longer sequence than the exported one."""
     variants = [model.example_inputs(batch_size=rows) for rows in (1, 3)]
+    if any({n: t.shape[1:] for n, t in v.items()} != {n: t.shape[1:] for n, t in example.items()} for v in variants):
+        # other inputs than the model's own were exported: rows of those
+        variants = [{n: torch.cat((t, t))[:rows] for n, t in example.items()} for rows in (1, 3)]
     lengths = {t.shape[1] for name, t in example.items() if name in SEQUENCE_INPUTS}
     if not lengths:
         return variants

@@ -27,7 +27,8 @@ class CoDetrConfig(ZooConfig):
         variant: "dino" (Co-DINO) or "deformable_detr" (Co-Deformable-DETR).
         backbone: "resnet", "swin" (transformers' networks), "vit" (windowed RoPE ViT) or "timm" (any features_only
         model). backbone_config: what the backbone's sizes are; see `backbone_config.py`. Missing values have its
-        defaults. num_channels: image channels.
+        defaults. drop_path_rate: short for `backbone_config["drop_path_rate"]`, where it ends up. num_channels: image
+        channels.
         num_feature_levels: maps of the encoder; those beyond the backbone's are made by stride-2 convolutions.
         freeze_batch_norm: batch norms use their stored statistics, and their parameters are not trained.
         d_model, num_heads, num_points, ffn_dim, encoder_layers, decoder_layers, num_queries: of the transformer.
@@ -63,6 +64,7 @@ class CoDetrConfig(ZooConfig):
     variant: str = "dino"
     backbone: str = "resnet"
     backbone_config: dict[str, Any] | None = None
+    drop_path_rate: float | None = None
     num_channels: int = 3
     num_feature_levels: int = 5
     freeze_batch_norm: bool = True
@@ -123,7 +125,9 @@ class CoDetrConfig(ZooConfig):
             if self.use_denoising is None:
                 self.use_denoising = dino
         if self.backbone in BACKBONES:
-            self.backbone_config = complete(self.backbone, self.backbone_config or {})
+            short = {} if self.drop_path_rate is None else {"drop_path_rate": self.drop_path_rate}
+            self.backbone_config = complete(self.backbone, {**(self.backbone_config or {}), **short})
+            self.drop_path_rate = None
         super().__post_init__(**kwargs)
 
     def validate_values(self) -> None:

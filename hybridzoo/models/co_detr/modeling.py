@@ -82,6 +82,7 @@ class CoDetrForObjectDetection(ZooModel):
     main_input_name = "pixel_values"
     family = "co_detr"
     task = "object-detection"
+    export_outputs = ("logits", "pred_boxes")
     head_names = ("heads.classify",)
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer", "RotaryBlock", "SwinStage"]
     _supports_sdpa = True
@@ -277,6 +278,24 @@ class CoDetrForObjectDetection(ZooModel):
                 for i in range(batch_size)
             ]
         return inputs
+
+    def layer_groups(self) -> list[list[str]]:
+        """Name prefixes for layer-wise learning rates, from the input on: the backbone's parts, then all else."""
+        parts = {
+            "vit": (["patch_embed", "pos_embed"], "blocks"),
+            "swin": (["swin.embeddings"], "swin.encoder.layers"),
+            "resnet": (["embedder"], "encoder.stages"),
+        }
+        if self.config.backbone not in parts:
+            return [["backbone"], []]
+        first, layers = parts[self.config.backbone]
+        count = len(self.backbone.net.get_submodule(layers))  # type: ignore[arg-type]
+        groups = [first, *([f"{layers}.{i}"] for i in range(count))]
+        return [*([f"backbone.net.{name}" for name in group] for group in groups), []]
+
+    def no_weight_decay(self) -> set[str]:
+        """A ViT's position table."""
+        return {"backbone.net.pos_embed"} if self.config.backbone == "vit" else set()
 
     def load_backbone(self, state: Mapping[str, Tensor], *, where: str = "the backbone's weights") -> None:
         """Start the backbone from ImageNet weights (see `backbone_weights.load_backbone`)."""

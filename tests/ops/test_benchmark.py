@@ -7,7 +7,7 @@ import torch
 
 from hybridzoo.errors import UnknownNameError
 from hybridzoo.ops import _benchmark as bench
-from hybridzoo.ops import _benchmark_delta, _benchmark_scan_2d
+from hybridzoo.ops import _benchmark_delta, _benchmark_long, _benchmark_scan_2d
 
 
 def test_rows_hold_times_differences_and_ratios():
@@ -47,6 +47,8 @@ def test_every_gpu_case_is_described():
         "ms_deform_attn",
         "delta_rule",
         "selective_scan_2d",
+        "linear_attention",
+        "long_conv",
     }
     assert all(c.floor_ms > 0 for c in found)
 
@@ -68,3 +70,19 @@ def test_scans_along_paths_contenders_agree():
     rows = bench.run_case(bench.Case("selective_scan_2d", "tiny", "cpu", build, None), seconds=0.0)
     assert [row["backend"] for row in rows] == ["hybridzoo torch", "copies + our selective_scan"]
     assert all(row["difference"] < 1e-6 for row in rows)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_linear_attention_contenders_agree(normalize):
+    build = _benchmark_long._attention(1, 256, 2, 8, 8, normalize, "cpu")
+    rows = bench.run_case(bench.Case("linear_attention", "tiny", "cpu", build, None), seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "chunks in torch"]
+    assert all(row["difference"] < 2e-2 for row in rows)  # the inputs have 16 bits
+
+
+def test_long_convolution_contenders_agree():
+    rows = bench.run_case(
+        bench.Case("long_conv", "tiny", "cpu", _benchmark_long._conv(2, 3, 50, "cpu"), None), seconds=0.0
+    )
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "torch.fft"]
+    assert all(row["difference"] < 1e-2 for row in rows)

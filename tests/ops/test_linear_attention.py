@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops._selftest import relative_error
+from hybridzoo.ops.dispatch import get_op
 from hybridzoo.ops.linear_attention import linear_attention
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "ops"
@@ -121,3 +122,62 @@ def test_bad_inputs_are_named(change, words):
     with pytest.raises(InputError) as caught:
         linear_attention(**{**dict(zip("qkv", inputs())), **change})
     assert words in str(caught.value)
+
+
+def test_gradcheck():
+    q, k, v = (x.requires_grad_() for x in inputs(B=1, T=5, H=2, K=2, V=2))
+    decay = torch.tensor([0.1, 1.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda q, k, v, decay: linear_attention(q, k, v, decay=decay, normalize=True), (q, k, v, decay)
+    )
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-6, 50.0, 1e4])
+def test_extreme_decay(decay):
+    q, k, v = inputs(T=130)
+    rate = torch.full((3,), decay, dtype=torch.float64)
+    got = linear_attention(q, k, v, decay=rate, return_final_state=True)
+    want = by_matrix(q, k, v, rate)
+    for g, w in zip(got, want):
+        assert relative_error(g, w) < 1e-10
+
+
+def test_slices_are_read_as_they_lie():
+    wide = torch.rand(2, 37, 3, 13, dtype=torch.float64)
+    q, k, v = wide[..., :4], wide[..., 4:8], wide[..., 8:]
+    assert not q.is_contiguous()
+    torch.testing.assert_close(linear_attention(q, k, v), by_matrix(q, k, v)[0])
+
+
+CASES = ("T1", "T64", "T130-B2-H2", "spans", "decay", "normalised", "normalised-decay-state", "non-causal")
+MORE = ("non-causal-normalised", "K80-V72", "fp16", "normalised-fp16", "opcheck")
+
+
+@pytest.mark.parametrize("case", CASES + MORE)
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
+    """Outputs and gradients, memory poisoned beforehand, in Triton's interpreter; and `torch.library.opcheck`."""
+    errors = kernel_errors("linear_attention")[case]
+    if case != "opcheck":
+        assert {"out.0", "grad.q", "grad.k", "grad.v"} <= set(errors)
+    if case in ("T64", "T130-B2-H2", "spans", "decay", "normalised-decay-state"):
+        assert {"out.1", "grad.initial_state"} <= set(errors)
+    limit = 4e-3 if case.endswith("fp16") else 5e-6
+    assert {k: e for k, e in errors.items() if not e <= limit} == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"q": torch.zeros(1, 4, 1, 8).half()}, "in one dtype"),
+        ({n: torch.zeros(1, 4, 1, 8).double() for n in "qkv"}, "fp32 at most"),
+        ({n: torch.zeros(1, 4, 1, 130) for n in "qkv"}, "128 key channels"),
+        ({n: torch.zeros(1, 4, 1, 257).half() for n in "qkv"}, "256 key channels"),
+        ({"decay": torch.zeros(1, requires_grad=True)}, "no gradient of decay"),
+    ],
+)
+def test_calls_that_the_kernels_refuse(change, words):
+    triton = get_op("linear_attention").backends[0]
+    call = {**dict.fromkeys("qkv", torch.zeros(1, 4, 1, 8)), "decay": None}
+    assert triton.name == "triton"
+    assert triton.supports(call) is None
+    assert words in str(triton.supports({**call, **change}))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops._selftest import relative_error
+from hybridzoo.ops.dispatch import get_op
 from hybridzoo.ops.long_conv import long_conv
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "ops"
@@ -85,3 +86,53 @@ def test_bad_inputs_are_named(args, words):
     with pytest.raises(InputError) as caught:
         long_conv(*args)
     assert words in str(caught.value)
+
+
+def test_gradcheck():
+    leaves = (torch.randn(1, 5, 2), torch.randn(2, 4), torch.randn(2, 3), torch.randn(2))
+    assert torch.autograd.gradcheck(long_conv, [x.double().requires_grad_() for x in leaves])
+
+
+def test_traces():
+    x, kernel, ahead = torch.randn(2, 40, 3), torch.randn(3, 40), torch.randn(3, 39)
+
+    def f(x):
+        return long_conv(x, kernel, ahead)
+
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x))
+
+
+def test_slices_are_read_as_they_lie():
+    wide = torch.randn(2, 30, 9).double()
+    x, kernel = wide[..., 3:6], torch.randn(3, 60).double()[:, ::2]
+    assert not x.is_contiguous()
+    torch.testing.assert_close(long_conv(x, kernel), by_lags(x, kernel))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_extreme_values(scale):
+    x, kernel = torch.randn(1, 50, 2) * scale, torch.randn(2, 50)
+    assert relative_error(long_conv(x, kernel) / scale, by_lags(x.double(), kernel.double()) / scale) < 1e-5
+
+
+CASES = ("L1", "L2-both", "L255", "L256-both", "L257", "L700-both", "L1000-one-ahead", "oblong", "oblong-segments")
+
+
+@pytest.mark.parametrize("case", [*CASES, "usual-300", "usual-1500", "usual-5000", "bf16", "strided", "opcheck"])
+def test_triton_kernels_equal_the_reference(kernel_errors, case):
+    """Outputs and gradients, memory poisoned beforehand, in Triton's interpreter; and `torch.library.opcheck`."""
+    errors = kernel_errors("long_conv")[case]
+    if case not in ("strided", "opcheck"):
+        assert {"out.0", "grad.x", "grad.kernel"} <= set(errors)
+        two_sided = case.endswith("both") or case in ("L1000-one-ahead", "oblong", "bf16", "usual-1500")
+        assert ("grad.reverse_kernel" in errors) == two_sided
+    limit = 1.5e-2 if case == "bf16" else 5e-6
+    assert {k: e for k, e in errors.items() if not e <= limit} == {}
+
+
+def test_calls_that_the_kernels_refuse():
+    triton = get_op("long_conv").backends[0]
+    call = {"x": torch.zeros(1, 4, 2), "kernel": torch.zeros(2, 4), "reverse_kernel": None, "skip": None}
+    assert triton.name == "triton"
+    assert triton.supports(call) is None
+    assert "kernel is torch.float64" in str(triton.supports({**call, "kernel": torch.zeros(2, 4).double()}))

@@ -1,17 +1,18 @@
 """`linear_attention`: o_t = sum over j <= t of (q_t . k_j) v_j, with decay and normaliser, in time linear in length.
 
-Backends: `torch` (the definition, chunkwise).
+Backends: `torch` (the definition, chunkwise), `triton` (ours).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
 from hybridzoo.ops.linear_attention.reference import attention_torch
 
 __all__ = ["linear_attention"]
@@ -39,7 +40,7 @@ def linear_attention(
     Args:
         q, k: (B, T, H, K), feature map already applied.
         v: (B, T, H, V).
-        decay: (H,) at least 0; causal only.
+        decay: (H,) at least 0; causal only. Its gradient comes from the torch backend alone.
         causal: whether a position sees later ones.
         normalize: divide by the sum of weights (q and k should then be positive).
         scale: factor of q.
@@ -47,7 +48,7 @@ def linear_attention(
         initial_state: (B, H, K, V), the sum of k v^T before the first position; normalised (B, H, K, V + 1), whose
             last column is the sum of k. Causal only.
         return_final_state: also return that state after the last position. Causal only.
-        backend: `"auto"` or `"torch"`.
+        backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
         o (B, T, H, V) in v's dtype, or (o, final_state).
@@ -83,6 +84,38 @@ def linear_attention(
     return (out, final) if return_final_state else out
 
 
+def _run_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor | None,
+    causal: bool,
+    normalize: bool,
+    scale: float,
+    eps: float,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    from hybridzoo.ops.linear_attention.custom_ops import linear_attention_triton
+
+    return linear_attention_triton(q, k, v, decay, causal, normalize, scale, eps, initial_state)
+
+
+def _triton_supports(call: Call) -> str | None:
+    dtypes = {name: call[name].dtype for name in ("q", "k", "v")}
+    if len(set(dtypes.values())) > 1:
+        return f"the kernels want q, k and v in one dtype, they are {dtypes}"
+    if call["v"].dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the kernels compute in fp32 at most, v is {call['v'].dtype}"
+    most = 128 if call["v"].dtype == torch.float32 else 256
+    if call["k"].shape[3] > most:
+        return f"the kernels keep at most {most} key channels in {call['v'].dtype}, k has {call['k'].shape[3]}"
+    if call["decay"] is not None and call["decay"].requires_grad and torch.is_grad_enabled():
+        return "the kernels give no gradient of decay"
+    if torch.version.hip is not None:
+        return "the kernels have been checked on NVIDIA GPUs only"
+    return None
+
+
 def _examples(device: torch.device) -> list[Example]:
     def make(name: str, length: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
         g = torch.Generator().manual_seed(length)
@@ -99,23 +132,44 @@ def _examples(device: torch.device) -> list[Example]:
             "normalize": options.get("normalize", False),
             "scale": 0.5,
             "eps": 1e-10,
-            "initial_state": rand(2, 3, 8, 12 + options["normalize"]) if options.get("normalize") else None,
+            "initial_state": rand(2, 3, 8, 13) if options.get("normalize") and options.get("causal", True) else None,
         }
-        return Example(name, call, tuple(n for n, x in call.items() if isinstance(x, Tensor)))
+        fixed = () if options.get("decay") == "learned" else ("decay",)
+        leaves = tuple(n for n, x in call.items() if isinstance(x, Tensor) and n not in fixed)
+        if options.get("decay") == "learned":
+            call["decay"].requires_grad_()
+        return Example(name, call, leaves)
 
     return [
         make("plain", 130),
-        make("decay", 65, decay=True),
+        make("decay", 65, decay="fixed"),
+        make("learned decay", 66, decay="learned"),
         make("normalised, state", 70, normalize=True),
         make("non-causal", 40, causal=False),
+        make("long, normalised, decay", 600, normalize=True, decay="fixed"),
+        make("non-causal, normalised", 300, causal=False, normalize=True),
         make("bf16", 130, torch.bfloat16),
+        make("bf16, long, normalised", 600, torch.bfloat16, normalize=True),
     ]
 
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="linear_attention",
-        backends=(Backend(name="torch", priority=0, run=attention_torch, exportable=True),),
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_triton_supports,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(name="torch", priority=0, run=attention_torch, exportable=True),
+        ),
         examples=_examples,
     )
 )

@@ -44,7 +44,7 @@ def _causal(
     batch, heads, length, keys = q.shape
     size = min(CHUNK, length)
     pad = -length % size
-    # zero keys and values after the end change nothing but the age of the final state, which is corrected below
+    # zero keys and values after the end change nothing; ages count to the last chunk's own end
     q, k, v = (F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, size)) for x in (q, k, v))  # (B, H, n, C, ...)
     chunks = q.shape[2]
     at = torch.arange(size, device=q.device, dtype=q.dtype)
@@ -55,16 +55,16 @@ def _causal(
         rate = decay.view(-1, 1, 1)
         weights = torch.where(lag >= 0, torch.exp(-rate * lag.clamp(min=0)), 0.0).unsqueeze(1)  # (H, 1, C, C)
         queries_aged = q * torch.exp(-rate * (at + 1).unsqueeze(1)).unsqueeze(1)
-        keys_aged = k * torch.exp(-rate * (size - 1 - at).unsqueeze(1)).unsqueeze(1)
-        chunk_decay = torch.exp(-decay * size).view(-1, 1, 1)
+        lengths = torch.full((chunks, 1), float(size), device=q.device, dtype=q.dtype)
+        lengths[-1] -= pad
+        keys_aged = k * torch.exp(-rate * (lengths - 1 - at).clamp(min=0)).unsqueeze(3)  # (H, n, C, 1)
+        chunk_decay = torch.exp(-rate * lengths).unsqueeze(3)  # (H, n, 1, 1)
     inside = (q @ k.transpose(3, 4) * weights) @ v
     added = keys_aged.transpose(3, 4) @ v  # (B, H, n, K, V)
     state = q.new_zeros(batch, heads, keys, v.shape[4]) if initial_state is None else initial_state.to(q.dtype)
     before = []
     for i in range(chunks):
         before.append(state)
-        state = added[:, :, i] + (state if chunk_decay is None else state * chunk_decay)
+        state = added[:, :, i] + (state if chunk_decay is None else state * chunk_decay[:, i])
     out = inside + queries_aged @ torch.stack(before, 2)
-    if decay is not None and pad:
-        state = state * torch.exp(decay * pad).view(-1, 1, 1)
     return out.flatten(2, 3)[:, :, :length], state

@@ -1,15 +1,17 @@
 """`long_conv`: depthwise convolution with kernels as long as the sequence, by FFT (exported: a Toeplitz product).
 
-Backends: `torch` (the definition).
+Backends: `torch` (the definition), `triton` (ours: Fourier transforms as matrix products).
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
 from hybridzoo.ops.long_conv.reference import conv_torch
 
 __all__ = ["long_conv"]
@@ -25,14 +27,15 @@ def long_conv(
 ) -> Tensor:
     """y_t = sum_{s >= 0} kernel[:, s] x_{t - s}  +  sum_{s >= 1} reverse_kernel[:, s - 1] x_{t + s}  +  skip x_t.
 
-    Computed in fp32 (fp64 for fp64 inputs); positions outside the sequence are zero. Differentiable in all arguments.
+    Computed in fp32 (fp64 for fp64 inputs); the triton backend multiplies in tf32 for 16-bit inputs. Positions outside
+    the sequence are zero. Differentiable in all arguments.
 
     Args:
         x: (B, L, D).
         kernel: (D, M) with M <= L; kernel[:, 0] weighs the present position.
         reverse_kernel: (D, M') with M' < L for a bidirectional convolution; its first tap weighs the next position.
         skip: (D,).
-        backend: `"auto"` or `"torch"`.
+        backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
         (B, L, D) in x's dtype.
@@ -49,6 +52,21 @@ def long_conv(
     if skip is not None and tuple(skip.shape) != (channels,):
         raise InputError(f"long_conv: skip must be ({channels},), it is {tuple(skip.shape)}")
     return OP({"x": x, "kernel": kernel, "reverse_kernel": reverse_kernel, "skip": skip}, backend)
+
+
+def _run_triton(x: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor | None) -> Tensor:
+    from hybridzoo.ops.long_conv.custom_ops import long_conv_triton
+
+    return long_conv_triton(x, kernel, reverse_kernel, skip)
+
+
+def _triton_supports(call: Call) -> str | None:
+    for name, x in call.items():
+        if x is not None and x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"the kernels compute in fp32 at most, {name} is {x.dtype}"
+    if torch.version.hip is not None:
+        return "the kernels have been checked on NVIDIA GPUs only"
+    return None
 
 
 def _examples(device: torch.device) -> list[Example]:
@@ -70,14 +88,29 @@ def _examples(device: torch.device) -> list[Example]:
         make("short", 17, 17, 0),
         make("causal", 300, 300, 0),
         make("bidirectional", 257, 200, 256),
+        make("segments, bidirectional", 5000, 5000, 4999),
         make("bf16", 300, 128, 0, torch.bfloat16),
+        make("bf16, segments", 5000, 4999, 0, torch.bfloat16),
     ]
 
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="long_conv",
-        backends=(Backend(name="torch", priority=0, run=conv_torch, exportable=True),),
+        backends=(
+            Backend(
+                name="triton",
+                priority=20,
+                run=_run_triton,
+                supports=_triton_supports,
+                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
+                symbol="triton:jit",
+                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+                auto_veto="not yet checked on a GPU",
+            ),
+            Backend(name="torch", priority=0, run=conv_torch, exportable=True),
+        ),
         examples=_examples,
     )
 )

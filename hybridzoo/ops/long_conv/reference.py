@@ -36,7 +36,8 @@ def _fft(x: Tensor, kernel: Tensor, reverse: Tensor | None) -> Tensor:
     """Circular convolution, long enough that nothing wraps around into the output."""
     length = x.shape[1]
     ahead = 0 if reverse is None else reverse.shape[1]
-    n = _fast_length(length + max(kernel.shape[1], ahead + 1) - 1 if ahead == 0 else length + kernel.shape[1] + ahead)
+    # lags reach from 1 - length to length - 1 only, so that no tap meets another one's lag on a circle of this length
+    n = _fast_length(length + max(kernel.shape[1] - 1, ahead))
     taps = F.pad(kernel, (0, n - kernel.shape[1]))
     if reverse is not None:  # lag -s lies at n - s
         taps = taps + F.pad(reverse.flip(1), (n - ahead, 0))

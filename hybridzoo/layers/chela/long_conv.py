@@ -7,6 +7,7 @@ Legend: B rows, T positions, D channels, C copies of the channels, k taps of a s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -107,27 +108,27 @@ class MultiScaleConv(nn.Module):
             init.uniform_(self.decay, low, high)
         if not self.kernel_norm.is_meta:
             with torch.no_grad():
-                init.copy_(self.kernel_norm, self._unnormalised().norm(dim=-1, keepdim=True))
+                init.copy_(self.kernel_norm, self._whole(None).norm(dim=-1, keepdim=True))
 
-    def _unnormalised(self) -> Tensor:
-        """(rows, D, taps)"""
+    def _whole(self, norm: Tensor | None) -> Tensor:
+        """(rows, D, taps) over a norm (rows, D, 1), or as it is; what is linear comes before the stretching."""
         count = len(self.kernel_list)
-        parts = []
-        for i, kernel in enumerate(self.kernel_list):
-            exponent = (max(0, i - 1) if self.mode == "cat" else i) + self.init_scale
-            wide = kernel.float()
-            if exponent:
-                extra = {"align_corners": False} if self.interpolation == "linear" else {}
-                wide = F.interpolate(wide, scale_factor=float(2**exponent), mode=self.interpolation, **extra)
-            parts.append(wide * self.multiplier.float() ** (count - 1 - i))
+        small = torch.stack(list(self.kernel_list))  # (S, rows, D, k)
+        small = small.to(torch.promote_types(small.dtype, torch.float32))
+        powers = torch.arange(count - 1, -1, -1, device=small.device).view(-1, 1, 1, 1)
+        small = small * self.multiplier.to(small.dtype) ** powers
+        if norm is not None:
+            small = small / norm.to(small.dtype)
+        exponents = [(max(0, i - 1) if self.mode == "cat" else i) + self.init_scale for i in range(count)]
+        parts = stretched(small, exponents, self.interpolation == "linear")
         if self.mode == "cat":
             whole = torch.cat(parts, 2)
         else:
             longest = parts[-1].shape[2]
             whole = torch.stack([F.pad(p, (0, longest - p.shape[2])) for p in parts]).sum(0)
         if self.decay_kind != "scale":
-            steps = torch.arange(1, whole.shape[2] + 1, device=whole.device, dtype=torch.float32).log()
-            whole = whole * torch.exp(-self.decay.float().view(1, -1, 1) * steps)
+            steps = torch.arange(1, whole.shape[2] + 1, device=whole.device, dtype=whole.dtype).log()
+            whole = whole * torch.exp(-self.decay.to(whole.dtype).view(1, -1, 1) * steps)
         return whole
 
     def kernels(self, length: int) -> tuple[Tensor, Tensor | None]:
@@ -141,7 +142,7 @@ class MultiScaleConv(nn.Module):
             key = versions(self, taps)
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
-        whole = self._unnormalised()[:, :, :taps] / self.kernel_norm.float()
+        whole = self._whole(self.kernel_norm)[:, :, :taps]
         back, ahead = whole, None
         if self.bidirectional:
             back, ahead = whole.chunk(2)  # the first half of the rows looks back
@@ -175,9 +176,40 @@ class MultiScaleConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             back, ahead = self.kernels(length)
             if extra is not None:
-                back, ahead = add_taps(back, ahead, extra.float(), length)
+                back, ahead = add_taps(back, ahead, extra.to(back.dtype), length)
             inputs = x if self.copies == 1 else x.repeat(1, 1, self.copies)
-            return long_conv(inputs, back, ahead if length > 1 else None, self.D.flatten().float())
+            skip = self.D.flatten().to(back.dtype)
+            return long_conv(inputs, back, ahead if length > 1 else None, skip).contiguous()
+
+
+def stretched(kernels: Tensor, exponents: Sequence[int], linear: bool) -> list[Tensor]:
+    """Kernel i (rows, D, k) interpolated to 2^exponents[i] times its length, as torch's `interpolate` does.
+
+    That function works through the channels one by one on a GPU. Here tap t of a stretched kernel is a weighted sum of
+    the three taps around it, with weights that depend on t modulo the factor only.
+
+    Args:
+        kernels: (S, rows, D, k).
+        exponents: S of them.
+        linear: False takes the nearest tap.
+    """
+    found = []
+    before = torch.cat([kernels[..., :1], kernels[..., :-1]], -1)
+    after = torch.cat([kernels[..., 1:], kernels[..., -1:]], -1)
+    for i, exponent in enumerate(exponents):
+        here, factor = kernels[i].unsqueeze(3), 2**exponent
+        if exponent == 0:
+            wide = here
+        elif not linear:
+            wide = here.expand(-1, -1, -1, factor)
+        else:
+            # where the factor's new taps lie between the middle of the old tap before (-1) and of the one after (1)
+            at = (torch.arange(factor, device=kernels.device, dtype=kernels.dtype) + 0.5) / factor - 0.5
+            wide = here * (1 - at.abs())
+            wide = torch.addcmul(wide, before[i].unsqueeze(3), (-at).clamp_min(0))
+            wide = torch.addcmul(wide, after[i].unsqueeze(3), at.clamp_min(0))
+        found.append(wide.flatten(2))
+    return found
 
 
 def add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:

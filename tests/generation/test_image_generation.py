@@ -14,14 +14,17 @@ from transformers import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 from hybridzoo import build_model
+from hybridzoo._paths import asset_root
 from hybridzoo.cli import app
 from hybridzoo.data import load_data
 from hybridzoo.errors import ConfigError, InputError
 from hybridzoo.eval import load_task
 from hybridzoo.eval.generation import GenerationOptions, centre_crop, evaluate_generation, reference_features
 from hybridzoo.eval.harness import rescore, run_task
+from hybridzoo.inference import ImageClassifier
 from hybridzoo.inference.image_generation import ImageGenerator, image_grid, to_uint8
 from hybridzoo.inference.text_features import TextFeatures
+from hybridzoo.registry import shipped
 
 STEPS = {"steps": 2}
 
@@ -161,8 +164,54 @@ def test_generate_command(folders, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "-q", "-o", str(tmp_path / "many")])
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "many").glob("*.png"))) == 10
+    result = CliRunner().invoke(app, [*arguments, "--label", "3", "--height", "8", "--width", "12", "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as grid:
+        assert grid.size == (12 + 4, 8 + 4)
     result = CliRunner().invoke(app, [*arguments, "--top-k", "3"])
     assert "top-k" in str(result.exception)
+    result = CliRunner().invoke(app, [*arguments, "--height", "9"])
+    assert "height=9 must be a multiple of 4" in str(result.exception)
+
+
+def test_an_image_of_the_command_does_not_depend_on_the_others(folders, tmp_path):
+    arguments = ["generate", str(folders / "model"), "--steps", "2", "--device", "cpu", "-q", "--label", "Bag", "-n"]
+    for count in ("1", "3"):
+        result = CliRunner().invoke(app, [*arguments, count, "-o", str(tmp_path / count)])
+        assert result.exit_code == 0, result.output
+    first, again = ((tmp_path / count / "00000.png").read_bytes() for count in ("1", "3"))
+    assert first == again
+    assert first != (tmp_path / "3" / "00001.png").read_bytes()
+
+
+# The trained models --------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_a_tag_only_where_its_weights_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("hybridzoo._paths.asset_root", lambda kind: tmp_path)
+    assert shipped("some_mini", "data", "MIT") == {}
+    (tmp_path / "some_mini").mkdir()
+    (tmp_path / "some_mini" / "config.json").write_text("{}")
+    assert shipped("some_mini", "data", "MIT") == {}
+    (tmp_path / "some_mini" / "model.safetensors").touch()
+    tags = shipped("some_mini", "data", "MIT")
+    assert tags["data"].uri == "checkpoints:some_mini"
+    assert tags["data"].license == "MIT"
+
+
+CHECKPOINTS = asset_root("checkpoints")
+
+
+@pytest.mark.skipif(not (CHECKPOINTS / "maskmamba_mini").is_dir(), reason="maskmamba_mini has not been trained")
+def test_the_trained_model_makes_what_it_is_asked_for():
+    folders = [CHECKPOINTS / name for name in ("maskmamba_mini", "llamagen_vq_mini")]
+    assert sum(f.stat().st_size for folder in folders for f in folder.rglob("*")) <= 8e6
+    generator = ImageGenerator("maskmamba_mini", device="cpu")
+    labels = [label for label in range(10) for _ in range(4)]
+    images = generator(labels, generator=list(range(40)))
+    judge = ImageClassifier(build_model("iformer_mini", pretrained=True), device="cpu")
+    found = judge.logits([np.asarray(image) for image in images], 40).argmax(1)
+    assert np.mean(found == np.asarray(labels)) > 0.6  # at random it is 0.1
 
 
 # Evaluation ----------------------------------------------------------------------------------------------------------
@@ -189,6 +238,7 @@ def test_evaluation_writes_a_result_that_can_be_scored_again(folders, lite0, tmp
     assert "fid" not in metrics
     assert done.result.model.settings["cfg_scale"] == 1.5
     assert len(done.predictions.rows) == 11
+    assert all(len(row["codes"]) == 49 for row in done.predictions.rows[:10])
     assert rescore(done.path) == metrics
     # the records are the samples: the same codes, and the classifier's own answers
     right = [row["predicted"] == row["label"] for row in done.predictions.rows if row["id"] != "set"]

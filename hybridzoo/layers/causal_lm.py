@@ -22,7 +22,7 @@ from hybridzoo.errors import InputError
 from hybridzoo.layers.cache import CACHE_NAME, HybridCache, cache_of
 from hybridzoo.layers.decode_graph import DecodeGraph
 from hybridzoo.layers.decoder import HybridDecoder
-from hybridzoo.layers.decoder_inputs import Packing, Padding, embedded, packing_of, padding_of
+from hybridzoo.layers.decoder_inputs import Packing, Padding, check_limit, embedded, packing_of, padding_of
 from hybridzoo.layers.decoder_spec import DecoderConfig
 from hybridzoo.layers.mixer import Mixer, MixerContext, State
 from hybridzoo.layers.short_conv import ShortConv
@@ -139,7 +139,8 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         x = embedded(self.model.embed_tokens, input_ids, inputs_embeds, check_range=check)
         packing = packing_of(cu_seqlens, seq_idx, x.shape[0], x.shape[1], x.device)
         if packing is None:
-            self._check_limit(x.shape[1] + (0 if past_key_values is None else past_key_values.columns))
+            seen = 0 if past_key_values is None else past_key_values.columns
+        check_limit(seen + x.shape[1], self.model.position_limit())
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         cached = use_cache if use_cache is not None else past_key_values is not None
         if packing is not None:
@@ -289,15 +290,6 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         flat, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         total = F.cross_entropy(flat, targets, reduction="sum")
         return total / (items if items is not None else (targets != -100).sum().clamp_min(1))
-
-    def _check_limit(self, length: int) -> None:
-        limit = self.model.position_limit()
-        if limit is not None and length > limit:
-            raise InputError(
-                f"{length} tokens are more than the {limit} that the model's long convolutions were made for; cut the "
-                "input, or build the model for more positions (max_position_embeddings, or max_length of CHELA), or "
-                "with a bounded kernel (kernel_length of the chela mixer)"
-            )
 
     def _warn_long(self, length: int) -> None:
         limit = self.model.spec.max_positions

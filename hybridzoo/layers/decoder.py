@@ -88,6 +88,8 @@ class HybridDecoder(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Any] | None = None  # transformers puts its own here
         self._prefix: tuple[Any, list[State]] | None = None
+        limits = [limit for limit in (mixer.position_limit() for mixer in self.mixers()) if limit is not None]
+        self._limit = min(limits) - spec.num_meta_tokens if limits else None
 
     @property
     def signature(self) -> str:
@@ -106,8 +108,7 @@ class HybridDecoder(nn.Module):
 
     def position_limit(self) -> int | None:
         """Positions of the text beyond which some layer cannot run; None: any number."""
-        limits = [limit for mixer in self.mixers() if (limit := mixer.position_limit()) is not None]
-        return min(limits) - self.spec.num_meta_tokens if limits else None
+        return self._limit
 
     def croppable(self) -> list[bool | int]:
         """Per layer, whether a cache can take tokens back; a number: as long as no more positions were seen."""

@@ -43,6 +43,16 @@ def embedded(embed: Any, input_ids: Tensor | None, inputs_embeds: Tensor | None,
     return embed(input_ids)
 
 
+def check_limit(length: int, limit: int | None) -> None:
+    """Raise InputError for rows longer than some layer can take."""
+    if limit is not None and length > limit:
+        raise InputError(
+            f"{length} tokens are more than the {limit} that the model's long convolutions were made for; cut the "
+            "input, or build the model for more positions (max_position_embeddings, or max_length of CHELA), or "
+            "with a bounded kernel (kernel_length of the chela mixer)"
+        )
+
+
 class Padding(NamedTuple):
     """Rows with their tokens in front: the order that sorts them, the one that puts them back, and the counts."""
 

@@ -39,6 +39,7 @@ COSTS = (
 )
 KIND_TITLES = {
     "text-classification": "Text",
+    "text-pair-classification": "Pairs of texts",
     "image-classification": "Images",
     "object-detection": "Detection",
     "anomaly-detection": "Anomalies",

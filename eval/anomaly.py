@@ -143,8 +143,8 @@ class AnomalyKind:
         shown = [(split[index[row["id"]]], _from_text(row["heat"])) for row in file.rows if "heat" in row]
         if not shown:
             return []
-        path = stem.with_name(f"{stem.name}.heat.png")
-        heat_sheet(shown).save(path)
+        path = stem.with_name(f"{stem.name}.heat.jpg")
+        heat_sheet(shown).save(path, quality=88)
         return [path]
 
 
@@ -165,9 +165,9 @@ class AnomalyPredictor:
         """One record per image, class by class."""
         side, rows = self.detector.config.image_size, []
         limit = self.detector.pixel_threshold
-        kinds: set[tuple[str, str]] = set()  # that have a coarse map
-        for name in split.class_names:
+        for c, name in enumerate(split.class_names):
             part = split.of_class(name)
+            shown = _shown(part, c, len(split.class_names))
             maps = np.empty((len(part), side, side), np.float32)
             judged = self.detector.judge(part, batch_size, num_workers=num_workers, progress=progress)
             mine: list[dict[str, Any]] = []
@@ -176,13 +176,21 @@ class AnomalyPredictor:
                 label = int(entry.anomaly > 0)
                 mine.append({"id": entry.img_path, "class": name, "specie": entry.specie_name, "label": label})
                 mine[-1]["score"] = _number(one["score"], entry.img_path)
-                kind = (name, entry.specie_name)
-                if label and kind not in kinds and len(kinds) < SHOWN:
-                    kinds.add(kind)
+                if i in shown:
                     mine[-1]["heat"] = _to_text(one["map"], 2 * limit if limit else float(one["map"].max()))
             mine[0] |= _pixel_metrics(maps, class_masks(part, side))
             rows += mine
         return rows
+
+
+def _shown(part: Any, number: int, classes: int) -> set[int]:
+    """Samples of a class for the picture: the first of each kind of defect, other kinds in other classes if many."""
+    first: dict[str, int] = {}
+    for i, entry in enumerate(part.entries):
+        if entry.anomaly:
+            first.setdefault(entry.specie_name, i)
+    found, room = list(first.values()), max(1, SHOWN // classes) if number < SHOWN else 0
+    return {found[(number * room + k) % len(found)] for k in range(min(room, len(found)))}
 
 
 def _to_text(one: np.ndarray, high: float) -> str:

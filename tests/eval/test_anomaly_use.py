@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from hybridzoo import build_model
 from hybridzoo.cli import app
 from hybridzoo.data import load_data
+from hybridzoo.data.anomaly.split import AnomalySplit, Entry
 from hybridzoo.errors import ConfigError
 from hybridzoo.eval import evaluate, load_task
-from hybridzoo.eval.anomaly import AnomalyKind, _from_text, score_records
+from hybridzoo.eval.anomaly import SHOWN, AnomalyKind, _from_text, _shown, score_records
 from hybridzoo.eval.harness import rescore, run_task
 from hybridzoo.eval.metrics.anomaly import score_class
 from hybridzoo.eval.schema import Result, ResultError
@@ -149,6 +150,18 @@ def test_result_follows_from_the_maps(trained, images, tmp_path):
         assert sheet.size == (128, 3 * 128)
         truth = np.asarray(sheet.crop((0, 256, 128, 384)).resize((64, 64), Image.Resampling.BOX))[..., 0] > 127
     assert (truth == masks[at]).mean() > 0.99
+
+
+@pytest.mark.parametrize(("classes", "kinds"), [(1, 3), (3, 5), (10, 5), (40, 2), (2, 0)])
+def test_the_pictures_images_are_spread_over_classes_and_kinds(classes, kinds):
+    rows = [Entry(f"{k}{i}", "", "c", f"kind{k}", 1) for k in range(kinds) for i in range(2)]
+    part = AnomalySplit([Entry("good", "", "c", "good", 0), *rows])
+    chosen = [_shown(part, c, classes) for c in range(classes)]
+    assert sum(map(len, chosen)) <= SHOWN
+    assert all(part.entries[i].anomaly for one in chosen for i in one)
+    names = [part.entries[i].specie_name for one in chosen for i in one]
+    assert len(set(names)) == min(kinds, SHOWN)  # every kind is seen
+    assert all(len(one) == min(kinds, max(1, SHOWN // classes)) for one in chosen[:SHOWN])
 
 
 def test_other_image_sizes_and_modes(trained):

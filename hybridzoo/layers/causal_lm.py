@@ -140,7 +140,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         packing = packing_of(cu_seqlens, seq_idx, x.shape[0], x.shape[1], x.device)
         if packing is None:
             seen = 0 if past_key_values is None else past_key_values.columns
-        check_limit(seen + x.shape[1], self.model.position_limit())
+            check_limit(seen + x.shape[1], self.model.position_limit())
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         cached = use_cache if use_cache is not None else past_key_values is not None
         if packing is not None:

@@ -103,19 +103,29 @@ class ChelaPreTrainedModel(ZooModel):
     def _encode(
         self, input_ids: Tensor | None, mask: Tensor | None, embeds: Tensor | None, all_states: bool
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
-        """Right-padded or not: rows are brought to the front, because convolutions see what lies between tokens."""
+        """States (B, T, D), their mean (B, D), and the states around every layer if asked for.
+
+        Padding goes to the end of its row meanwhile, because convolutions see what lies between tokens.
+        """
         valid = self._valid(input_ids, mask, embeds)
-        if valid is not None and mask is not None:
-            order = torch.argsort(valid.logical_not().to(torch.int8), dim=1, stable=True)
-            valid = valid.gather(1, order)
-            if input_ids is not None:
-                input_ids = input_ids.gather(1, order)
-            else:
-                assert embeds is not None
-                embeds = embeds.gather(1, order.unsqueeze(2).expand_as(embeds))
-        inputs = input_ids if input_ids is not None else embeds
-        assert inputs is not None
-        return self.encoder(inputs, valid, embeds=embeds, all_states=all_states)
+        if valid is None or mask is None:
+            inputs = input_ids if input_ids is not None else embeds
+            assert inputs is not None
+            return self.encoder(inputs, valid, embeds=embeds, all_states=all_states)
+        order = torch.argsort(valid.logical_not().to(torch.int8), dim=1, stable=True)
+        back = order.argsort(1)
+        valid = valid.gather(1, order)
+        if input_ids is not None:
+            inputs = input_ids = input_ids.gather(1, order)
+        else:
+            assert embeds is not None
+            inputs = embeds = embeds.gather(1, order.unsqueeze(2).expand_as(embeds))
+
+        def put_back(x: Tensor) -> Tensor:
+            return x.gather(1, back.unsqueeze(2).expand_as(x))
+
+        states, pooled, every = self.encoder(inputs, valid, embeds=embeds, all_states=all_states)
+        return put_back(states), pooled, None if every is None else tuple(put_back(x) for x in every)
 
     def layer_groups(self) -> list[list[str]]:
         """Prefixes of parameter names from input to output, for layer-wise learning rates."""
@@ -178,13 +188,12 @@ class ChelaModel(ChelaPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **_: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode.
 
         Args:
             input_ids: (B, T) tokens, or with `config.inputs="pixels"` (B, T) or (B, T, num_channels) floats.
-            attention_mask: (B, T), 1 at tokens; the states of a row's tokens come out in front.
+            attention_mask: (B, T), 1 at tokens; padding may lie anywhere, and its states mean nothing.
             inputs_embeds: (B, T, D) in place of input_ids.
             output_hidden_states: also the states before the first and after every layer.
 
@@ -217,13 +226,12 @@ class ChelaForSequenceClassification(ChelaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **_: Any,
     ) -> SequenceClassifierOutput:
         """Logits, and the loss where labels are given.
 
         Args:
             input_ids: (B, T) integers, T up to `config.max_length`.
-            attention_mask: (B, T), 1 at tokens; padding may lie on either side. Left out: what is not `pad_token_id`.
+            attention_mask: (B, T), 1 at tokens; padding may lie anywhere. Left out: 1 at what is not `pad_token_id`.
             inputs_embeds: (B, T, D) in place of input_ids.
             labels: (B,) int64 classes.
             output_hidden_states: also the states before the first and after every layer.
@@ -258,7 +266,6 @@ class ChelaForPairClassification(ChelaPreTrainedModel):
         attention_mask: Tensor | None = None,
         pair_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **_: Any,
     ) -> SequenceClassifierOutput:
         """As `ChelaForSequenceClassification.forward`, for two rows of tokens each."""
         if input_ids.shape[0] != pair_input_ids.shape[0]:
@@ -291,7 +298,7 @@ class ChelaForImageClassification(ChelaPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None, **_: Any
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
     ) -> SequenceClassifierOutput:
         """Logits, and the loss where labels are given.
 

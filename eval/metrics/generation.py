@@ -10,6 +10,7 @@ Legend: N images, F features, K classes. Everything is computed in float64.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """As .npz with `mu`, `sigma` and `n`, the names that ADM's and pytorch-fid's files have."""
-        np.savez_compressed(path, mu=self.mean, sigma=self.covariance, n=self.count)
+        _save_npz(path, mu=self.mean, sigma=self.covariance, n=np.asarray(self.count))
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureStatistics:
@@ -197,7 +198,21 @@ def save_images_npz(images: np.ndarray, path: str | Path, labels: np.ndarray | N
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise DataError(f"expected (N, H, W, 1 or 3) uint8 images, got {images.dtype} {images.shape}")
     images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
-    np.savez_compressed(path, images) if labels is None else np.savez_compressed(path, images, labels)
+    _save_npz(path, images) if labels is None else _save_npz(path, images, labels)
+
+
+def _save_npz(path: str | Path, *arrays: np.ndarray, **named: np.ndarray) -> None:
+    """Whole or not at all; `.npz` is added where the name lacks it, as numpy does."""
+    target = Path(path) if Path(path).suffix == ".npz" else Path(f"{path}.npz")
+    staged = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with staged.open("wb") as file:
+            np.savez_compressed(file, *arrays, **named)
+        os.replace(staged, target)
+    except OSError as error:
+        raise DataError(f"cannot write {target} ({error.strerror or error}); give another path") from error
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def load_images_npz(path: str | Path) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""`hybridzoo generate` for image models: a PNG grid, or a folder of PNG files."""
+"""`hybridzoo generate` for image models: a PNG grid, a folder of PNG files, or an .npz for ADM's evaluator."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
 from hybridzoo.cli.generate import Request
@@ -16,7 +17,8 @@ BATCH = 64
 def generate(model: Any, request: Request) -> None:
     """Make `count` images of each label or prompt and write them.
 
-    `--out NAME.png` is a grid with one row per label or prompt; a folder gets one file per image.
+    `--out NAME.png` is a grid with one row per label or prompt, `NAME.npz` holds `arr_0` (N, H, W, 3) uint8 and, of
+    classes, their numbers in `arr_1`; a folder gets one file per image.
 
     Raises:
         ConfigError: options of text models, or a place that cannot be written.
@@ -44,7 +46,14 @@ def generate(model: Any, request: Request) -> None:
         images += generator(**{kind: part}, generator=seeds, progress=not request.quiet, **sampling)
     out = request.out or Path(f"{Path(request.name).name}.png")
     try:
-        if out.suffix.lower() == ".png":
+        if out.suffix.lower() == ".npz":
+            from hybridzoo.eval.metrics.generation import save_images_npz
+
+            pixels = np.stack([np.asarray(image) for image in images])
+            out.parent.mkdir(parents=True, exist_ok=True)
+            numbers = generator.classes(rows).numpy() if kind == "labels" else None
+            save_images_npz(pixels if pixels.ndim == 4 else pixels[..., None], out, numbers)
+        elif out.suffix.lower() == ".png":
             out.parent.mkdir(parents=True, exist_ok=True)
             image_grid(images, columns=count if count > 1 else None).save(out)
         else:

@@ -168,6 +168,11 @@ def test_generate_command(folders, tmp_path):
     assert result.exit_code == 0, result.output
     with Image.open(out) as grid:
         assert grid.size == (12 + 4, 8 + 4)
+    result = CliRunner().invoke(app, [*arguments, "--label", "Bag", "-n", "2", "-o", str(tmp_path / "samples.npz")])
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "samples.npz") as file:
+        assert file["arr_0"].shape == (2, 28, 28, 3)
+        assert file["arr_1"].tolist() == [8, 8]
     result = CliRunner().invoke(app, [*arguments, "--top-k", "3"])
     assert "top-k" in str(result.exception)
     result = CliRunner().invoke(app, [*arguments, "--height", "9"])

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+SCALE ?= small
 
-.PHONY: help demo test lint types generated docs-tables gpu-test clean
+.PHONY: help demo test lint types generated docs docs-tables board-picture drills chromium gpu-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +24,14 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo  ## build, evaluate and rank the zoo's own checkpoints offline; prints the page to open
 	HF_HUB_OFFLINE=1 $(BIN)/hybridzoo demo
 
-test: $(VENV)/.dev  ## the whole test suite, offline, on the CPU
+# The page of the leaderboard is tested in Chromium; without it its tests are skipped, and fail in CI.
+chromium:
+	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	  else echo "Chromium is missing: the page's tests are skipped (Debian: apt-get install chromium)"; fi; fi
+
+test: $(VENV)/.dev chromium  ## the whole test suite, offline, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(ARGS)
 
 gpu-test:  ## tests that need a CUDA device, with the Python that has torch for it
@@ -39,6 +47,16 @@ types: $(VENV)/.dev  ## pyright over the package
 generated: $(VENV)/.dev  ## fail when a generated table or the leaderboard is stale, or a score not reproducible
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/hybridzoo leaderboard check
+
+docs: $(VENV)/.dev  ## the documentation as a site, with the board: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+drills: $(VENV)/.dev  ## hard use: hub faults, kills, a full disk, fuzzed configs, broken checkpoints; SCALE=small|full
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.drills --scale $(SCALE)
+
+board-picture: $(VENV)/.dev chromium  ## docs/leaderboard/board.png, the picture in README.md
+	$(BIN)/python docs/board_picture.py
 
 docs-tables: $(VENV)/.dev  ## rewrite the generated tables and the leaderboard
 	$(BIN)/hybridzoo leaderboard build

@@ -30,7 +30,8 @@ TITLES = {
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 DRAWN_ELSEWHERE = ("confusion",)
 MOST_PICTURES = 5  # of one row
-SIDE = 560  # pixels of the longer side of an embedded picture
+PIXELS, SIDE = 260_000, 1200  # of an embedded picture: as many at most, and on its longer side
+SHARP = 560  # longer side that small pictures are enlarged to
 MOST_TEXT = 4000  # characters
 # Encoders differ between builds of Pillow, so `leaderboard check` compares pages without these.
 EMBEDDED = re.compile(r'"src":"data:image/webp;base64,[^"]*"')
@@ -73,7 +74,7 @@ def _sample(path: Path, kind: str, folder: Path) -> dict[str, Any] | None:
 
 
 def _small(data: bytes) -> tuple[str, int, int] | None:
-    """A data URI of at most SIDE pixels, and its size; None for what is no picture."""
+    """A data URI and the size of its picture; None for what is no picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -81,10 +82,12 @@ def _small(data: bytes) -> tuple[str, int, int] | None:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
-    if max(image.size) > SIDE:
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    elif max(image.size) * 2 <= SIDE:  # small images stay sharp when they are shown larger
-        factor = SIDE // max(image.size)
+    scale = min(1.0, SIDE / max(image.size), (PIXELS / (image.width * image.height)) ** 0.5)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    elif max(image.size) * 2 <= SHARP:  # small images stay sharp when they are shown larger
+        factor = SHARP // max(image.size)
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=72, method=4)

@@ -217,7 +217,7 @@ def test_pictures_texts_and_matrices_are_shown(visit):
     page = visit("#task=texture_ad_mini")
     pictures = page.locator("#samples img")
     assert pictures.count() == 3  # the heat map and two worst images; what is no picture is left out
-    assert pictures.first.evaluate("image => image.complete && image.naturalWidth") == 560
+    assert pictures.first.evaluate("image => image.complete && image.naturalWidth") == 800
     page.get_by_role("button", name="Enlarge: Heat maps of mambaad_mini").click()
     assert page.locator("#viewer").is_visible()
     page.keyboard.press("ArrowRight")

@@ -19,6 +19,12 @@
       picture ? el("img", { class: "peek", src: picture.src, width: picture.width, height: picture.height, alt: picture.title, loading: "lazy" }) : null);
   }
 
+  // What was measured comes before what papers say, and what can be looked at first of all.
+  function inOrder() {
+    const weight = (task) => 2 * task.rows.some((row) => row.status === "measured") + task.rows.some((row) => row.samples.length);
+    return [...board.tasks].sort((a, b) => weight(b) - weight(a));
+  }
+
   function bars(rows, task, metric) {
     const values = rows.map((row) => row.metrics[task.primary].value);
     const top = Math.max(...values, 0) || 1;
@@ -44,7 +50,7 @@
     if (wholeTask) {
       HZ.drawTabs();
       if (task) { drawAbout(task); HZ.drawFilters(task); }
-      else byId("cards").replaceChildren(...board.tasks.map(card));
+      else byId("cards").replaceChildren(...inOrder().map(card));
     }
     document.title = task ? `${task.short} · ${board.title}` : board.title;
     if (task) {

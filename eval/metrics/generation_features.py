@@ -150,6 +150,8 @@ class FidInception(FeatureNetwork):
                 "FID needs torch-fidelity: pip install torch-fidelity. Offline, use FD-EffLite (EfficientNetLite0)"
             ) from error
         path = inception_weights(weights)
+        if path is not None:
+            read_state_dict(path)  # tensors and nothing else: torch-fidelity unpickles whatever it is given
         names = ["2048", "logits_unbiased"]
         network = FeatureExtractorInceptionV3("inception-v3-compat", names, feature_extractor_weights_path=path)
         super().__init__(network, device)

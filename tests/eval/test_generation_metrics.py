@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -193,8 +195,55 @@ def test_cached_inception_weights_are_checked_too(tmp_path, monkeypatch):
         inception_weights(None)
 
 
+class Touch:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_weights_that_would_run_code_are_not_given_to_torch_fidelity(tmp_path, monkeypatch):
+    called = []
+    module = types.SimpleNamespace(FeatureExtractorInceptionV3=lambda *a, **k: called.append(a))
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.SimpleNamespace(feature_extractor_inceptionv3=module))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    file = tmp_path / "weights.pth"
+    torch.save({"a": Touch(tmp_path / "ran")}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr("hybridzoo.eval.metrics.generation_features.INCEPTION_SHA256", digest)
+    with pytest.raises(CheckpointError):
+        FidInception(file)
+    assert not called
+    assert not (tmp_path / "ran").exists()
+
+
+def test_fid_with_torch_fidelity(tmp_path, monkeypatch):
+    """Random weights in the place of the official ones: features, logits, and the score they make."""
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    torch.manual_seed(0)
+    monkeypatch.setattr(extractor, "load_state_dict", lambda self, state: None)
+    torch.save({}, tmp_path / "empty.pth")
+    network = extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    monkeypatch.undo()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr("hybridzoo.eval.metrics.generation_features.INCEPTION_SHA256", digest)
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 1), dtype=np.uint8)
+    features, probabilities = FidInception(tmp_path / "w.pth")(images)
+    assert features.shape == (6, 2048)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1))[0]
+    assert np.allclose(features, expected.numpy(), atol=1e-4)
+    statistics = [FeatureStatistics.of(x) for x in (features[:3], features[3:])]
+    assert frechet_distance(*statistics) > 0
+
+
 def test_fid_without_torch_fidelity_says_so(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch_fidelity", None)
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CheckpointError, match="pip install torch-fidelity"):
         FidInception()
 

@@ -22,7 +22,7 @@ import torch
 from hybridzoo.bench.lm_cache import counted
 from hybridzoo.bench.lm_models import LmSettings, build, captured, decoding_step
 from hybridzoo.bench.lm_report import render as render  # `hybridzoo bench report` looks for it here
-from hybridzoo.bench.lm_scaling import scaling
+from hybridzoo.bench.lm_scaling import scaling, train_step
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
@@ -102,14 +102,8 @@ def train(name: str, settings: LmSettings) -> Rows:
             model = build(name, settings).train()
             if settings.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
             ids = torch.randint(0, model.get_input_embeddings().num_embeddings, (batch, length), device=device)
-
-            def step(model: Any = model, optimizer: Any = optimizer, ids: torch.Tensor = ids) -> None:
-                model(input_ids=ids, labels=ids).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
+            step = train_step(model, ids)
             timing = measure(step, device, warmup=2, seconds=settings.seconds)
             yield {
                 **row,
@@ -123,7 +117,7 @@ def train(name: str, settings: LmSettings) -> Rows:
             }
         except torch.OutOfMemoryError:
             yield {**row, "error": "out of memory"}
-        model = optimizer = ids = step = None
+        model = ids = step = None
         _free()
 
 

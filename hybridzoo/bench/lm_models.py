@@ -45,7 +45,7 @@ class LmSettings:
 def _llama(**sizes: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(attn_implementation="sdpa", **sizes))
+    return LlamaForCausalLM(LlamaConfig(attn_implementation="sdpa", **sizes))  # pyright: ignore[reportCallIssue]
 
 
 def _fla_deltanet() -> Any:

@@ -20,7 +20,7 @@ def render(document: dict[str, Any]) -> list[str]:
     measured = [row for row in rows if "ratio" not in row]
     for what in dict.fromkeys(row["what"] for row in measured):
         part = [row for row in measured if row["what"] == what]
-        lines += _cache(part) if what == "cache" else _speed(_TITLES.get(what, what), part)
+        lines += _cache(part) if what == "cache" else _speed(_TITLES.get(what, str(what)), part)
     gains = [row for row in rows if "ratio" in row]
     if gains:
         body = [[g["what"], g["ours"], g["other"], f"{g['ratio']:.2f}"] for g in gains]

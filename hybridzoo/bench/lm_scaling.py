@@ -52,12 +52,12 @@ def scaling(name: str, settings: LmSettings) -> Iterator[dict[str, Any]]:
         row = {"what": "scaling", "model": name, "mode": "ddp", "batch": batch, "context": length}
         alone = 0.0
         if rank == 0:
-            seconds, _ = _timed(_step(model, model.parameters(), ids), device, settings.seconds, None)
+            seconds, _ = _timed(train_step(model, ids), device, settings.seconds, None)
             alone = ids.numel() / seconds
             yield {**row, "mode": "alone", "processes": 1, "tokens_per_sec": alone, "ms": seconds * 1e3}
         dist.barrier()
         wrapped = DistributedDataParallel(model, device_ids=[device.index] if on_gpu else None)
-        seconds, steps = _timed(_step(wrapped, model.parameters(), ids), device, settings.seconds, world)
+        seconds, steps = _timed(train_step(wrapped, ids), device, settings.seconds, world)
         if rank == 0:
             together = world * ids.numel() / seconds
             found = {"tokens_per_sec": together, "ms": seconds * 1e3, "speedup": together / alone, "steps": steps}
@@ -65,8 +65,9 @@ def scaling(name: str, settings: LmSettings) -> Iterator[dict[str, Any]]:
         del wrapped, model
 
 
-def _step(model: Any, parameters: Any, ids: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=ids.is_cuda)
+def train_step(model: Any, ids: torch.Tensor) -> Callable[[], None]:
+    """Forward, backward and AdamW (fused on a GPU) as one call."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=ids.is_cuda)
 
     def step() -> None:
         model(input_ids=ids, labels=ids).loss.backward()

@@ -63,7 +63,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         elif isinstance(module, Mixer):
             module.init_weights(std)
         elif hasattr(module, "init_weights") and module is not self:  # a part of a mixer
-            module.init_weights()
+            module.init_weights()  # type: ignore[operator]
         elif isinstance(module, HybridDecoder) and module.meta_tokens is not None:
             init.normal_(module.meta_tokens, 0.0, 1.0)
 

@@ -142,7 +142,7 @@ class CoDetrConfig(ZooConfig):
                 f"d_model={self.d_model} must be a multiple of num_heads={self.num_heads} and of 4 (sine positions)"
             )
         if self.d_model % self.norm_groups:
-            raise ConfigError(f"d_model={self.d_model}: its group norms need a multiple of 32 (or less than 32)")
+            raise ConfigError(f"d_model={self.d_model}: its group norms need a multiple of 32 (or less than 64)")
         if self.variant == "deformable_detr" and self.use_denoising:
             raise ConfigError(
                 "use_denoising=True: Co-Deformable-DETR has no denoising queries; only variant='dino' has"
@@ -189,8 +189,8 @@ class CoDetrConfig(ZooConfig):
 
     @property
     def norm_groups(self) -> int:
-        """Groups of the group norms: 32, or one per channel of a narrower network."""
-        return min(32, self.d_model)
+        """Groups of the group norms: 32, or fewer of two channels each in a narrower network."""
+        return min(32, self.d_model // 2)
 
     @property
     def has_auxiliary_heads(self) -> bool:

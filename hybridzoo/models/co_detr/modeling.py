@@ -32,7 +32,7 @@ from hybridzoo.models.co_detr.collaborative import Collaborative
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.denoising import Denoising, DenoisingQueries
 from hybridzoo.models.co_detr.geometry import Canvas, make_canvas
-from hybridzoo.models.co_detr.initialization import init_weights
+from hybridzoo.models.co_detr.initialization import init_weights, set_transformer_rules
 from hybridzoo.models.co_detr.inputs import check_images, check_mask, read_labels
 from hybridzoo.models.co_detr.losses import Objects, match, query_losses
 from hybridzoo.models.co_detr.necks import ChannelMapper, SimpleFeaturePyramid
@@ -107,10 +107,15 @@ class CoDetrForObjectDetection(ZooModel):
             self.denoising = Denoising(config)
         if config.use_roi_head or config.use_atss_head:
             self.collaborative = Collaborative(config)
+        parts = [self.encoder, self.two_stage, self.decoder]
+        if config.use_aux_queries:
+            parts.append(self.collaborative.queries)
+        for part in parts:
+            set_transformer_rules(part)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        init_weights(module, self.config)
+        init_weights(module)
 
     @classmethod
     def is_head_key(cls, key: str) -> bool:
@@ -153,7 +158,7 @@ class CoDetrForObjectDetection(ZooModel):
         check_images(pixel_values, self.config.num_channels)
         dtype = self.encoder.level_embed.dtype
         pixel_values = pixel_values.to(dtype)
-        batch = len(pixel_values)
+        batch = pixel_values.shape[0]  # not len(): it would fix the size of an exported graph
         mask = check_mask(pixel_mask, pixel_values)
         pixel_values, mask = self._pad(pixel_values, mask)
         maps = self.neck(self.backbone(pixel_values))
@@ -193,7 +198,7 @@ class CoDetrForObjectDetection(ZooModel):
         if not down and not right:
             return pixel_values, mask
         if mask is None:
-            mask = pixel_values.new_ones(len(pixel_values), height, width, dtype=torch.bool)
+            mask = pixel_values.new_ones(pixel_values.shape[0], height, width, dtype=torch.bool)
         return F.pad(pixel_values, (0, right, 0, down)), F.pad(mask, (0, right, 0, down))
 
     def _decode_queries(
@@ -202,7 +207,7 @@ class CoDetrForObjectDetection(ZooModel):
         """The matched queries, behind the denoising queries in training."""
         references = proposals.references
         count = references.shape[1]
-        content = self.query_embedding.weight[:count].expand(len(memory), -1, -1)
+        content = self.query_embedding.weight[:count].expand(memory.shape[0], -1, -1)
         dn = None
         if objects is not None and self.training and self.config.use_denoising:
             dn = self.denoising(objects.labels, objects.boxes, count)

@@ -214,6 +214,12 @@ def merge_convolutions(model: nn.Module, config: Any) -> None:
         config.mixer_options = {**(config.mixer_options or {}), "merged": True}
 
 
+def undecayed(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay would only harm: kernels, decay rates, scales and shifts."""
+    words = (".kernel_list.", ".decay.", ".long.D.", ".gamma.", ".beta.")
+    return {name for name, _ in model.named_parameters() if any(word in f".{name}." for word in words)}
+
+
 def feature_map(x: Tensor, kind: str) -> Tensor:
     """phi over the last dimension."""
     if kind == "elu1":

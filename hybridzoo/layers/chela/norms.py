@@ -69,6 +69,10 @@ class SequenceBatchNorm(nn.BatchNorm1d):
                     "batch norm needs more than one position in training: give a larger batch or call eval()"
                 )
             return super().forward(rows).view_as(x)
+        if valid.device.type == "cpu" and not torch.compiler.is_compiling() and int(valid.sum()) < 2:
+            raise InputError(
+                "batch norm needs more than one position in training: this batch has one that is no padding"
+            )
         kept = valid.flatten().unsqueeze(1).to(torch.float32)
         count = kept.sum().clamp_min(1.0)
         with torch.autocast(x.device.type, enabled=False):

@@ -10,7 +10,7 @@ from typing import Self
 
 from hybridzoo.errors import InputError
 from hybridzoo.layers.causal_lm import HybridCausalLM
-from hybridzoo.layers.chela.block import merge_convolutions
+from hybridzoo.layers.chela.block import merge_convolutions, undecayed
 from hybridzoo.models.chela.configuration import ChelaConfig
 
 
@@ -27,3 +27,7 @@ class ChelaForCausalLM(HybridCausalLM):
             raise InputError("reparameterize() merges running statistics: call eval() first")
         merge_convolutions(self, self.config)
         return self
+
+    def no_weight_decay(self) -> set[str]:
+        """As `ChelaPreTrainedModel.no_weight_decay`."""
+        return undecayed(self)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from hybridzoo.errors import InputError
-from hybridzoo.layers.chela.block import merge_convolutions
+from hybridzoo.layers.chela.block import merge_convolutions, undecayed
 from hybridzoo.modeling import ZooModel
 from hybridzoo.models.chela.configuration import ChelaConfig
 from hybridzoo.models.chela.encoder import ChelaEncoder, init_module
@@ -131,12 +131,11 @@ class ChelaPreTrainedModel(ZooModel):
         """Prefixes of parameter names from input to output, for layer-wise learning rates."""
         count = self.config.num_hidden_layers
         rest = [["encoder.final_norm.", "classifier."]]
-        return [["encoder."], *[[f"encoder.layers.{i}."] for i in range(count)], *rest]
+        return [["encoder.embed."], *[[f"encoder.layers.{i}."] for i in range(count)], *rest]
 
     def no_weight_decay(self) -> set[str]:
-        """Kernels of the long convolutions have no weight decay in SGConv's recipes, nor have decay rates."""
-        words = (".kernel_list.", ".decay", ".long.D", ".gamma", ".beta")
-        return {name for name, _ in self.named_parameters() if any(word in f"{name}." for word in words)}
+        """Kernels of the long convolutions have none in SGConv's recipes, nor have decay rates, scales and shifts."""
+        return undecayed(self)
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
         """Seeded tokens of full and shorter rows, at most 64 long."""

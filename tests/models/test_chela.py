@@ -1,0 +1,518 @@
+"""CHELA: merged convolutions, every switch, padding, batch norm, lengths, baselines, decoding states, bad input."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from hybridzoo import build_model, list_models
+from hybridzoo.errors import ConfigError, InputError
+from hybridzoo.layers.chela.block import ChelaMixing
+from hybridzoo.layers.chela.long_conv import MultiScaleConv, stretched
+from hybridzoo.layers.chela.norms import SequenceBatchNorm
+from hybridzoo.layers.chela.options import ChelaOptions
+from hybridzoo.layers.chela.short_conv import ShortConv
+from hybridzoo.models.chela.configuration import ChelaConfig
+
+OPTIONS: dict[str, Any] = {"z_width": 8, "value_width": 16, "kernel_dim": 4}
+BRANCHES = [[3, 1], [5, 1], [3, 4], [11, 1]]
+
+
+def make(name: str = "chela_test", options: dict[str, Any] | None = None, **config: Any) -> Any:
+    """A model in eval mode in which every parameter and statistic matters."""
+    torch.manual_seed(0)
+    if options is not None:
+        config["mixer_options"] = {**OPTIONS, **options}
+    model = build_model(name, **config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        for module in model.modules():
+            if isinstance(module, SequenceBatchNorm) and module.running_mean is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def tokens(model: Any, rows: int = 3, length: int = 40) -> torch.Tensor:
+    return torch.randint(1, model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+# Structural re-parameterisation --------------------------------------------------------------------------------------
+
+MERGED = {
+    "branches": {"short_width": 13, "short_branches": BRANCHES, "branch_norm": "batch"},
+    "beside the long one": {"long_short_parallel": 7, "branch_norm": "batch"},
+    "no norms": {"short_width": 13, "short_branches": BRANCHES, "long_short_parallel": 5},
+    "no identity, long first": {"short_identity": False, "branch_norm": "batch", "conv_order": "long_short"},
+}
+
+
+@pytest.mark.parametrize("case", MERGED)
+@pytest.mark.parametrize("name", ["chela_test", "chela_lm_test"])
+@torch.no_grad()
+def test_reparameterize(name, case, tmp_path):
+    model = make(name, MERGED[case])
+    ids = tokens(model)
+    before, size = model(ids).logits, sum(p.numel() for p in model.parameters())
+    assert model.reparameterize() is model
+    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
+    shorts = [m for m in model.modules() if isinstance(m, ShortConv)]
+    assert shorts
+    assert all(s.deploy is not None and not len(s.branches) and s.skip is None for s in shorts)
+    if "no norms" not in case:
+        assert not any(isinstance(m, SequenceBatchNorm) for s in shorts for m in s.modules())
+    once = copy.deepcopy(model.state_dict())
+    model.reparameterize()
+    assert once.keys() == model.state_dict().keys()
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in once.items())
+    if case == "branches":
+        assert sum(p.numel() for p in model.parameters()) < size
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(build_model(tmp_path)(ids).logits, model(ids).logits, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_merging_is_not_the_identity():
+    """The branches matter, and so do their statistics: otherwise the test above would show nothing."""
+    model = make(options=MERGED["branches"])
+    ids = tokens(model)
+    before = model(ids).logits
+    for part in ("branches.2.conv.weight", "branches.3.bn.running_mean", "skip.running_var"):
+        other = copy.deepcopy(model)
+        tensor = dict([*other.named_parameters(), *other.named_buffers()])[f"encoder.layers.0.mix.short.{part}"]
+        tensor.mul_(3)
+        assert not torch.allclose(other(ids).logits, before, atol=1e-3), part
+
+
+def test_reparameterize_wants_eval_mode():
+    for name in ("chela_test", "chela_lm_test"):
+        with pytest.raises(InputError, match=r"eval\(\)"):
+            make(name).train().reparameterize()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_branches_that_follow_their_batches_and_one_kernel_agree_on_the_same_statistics(causal):
+    torch.manual_seed(0)
+    conv = ShortConv(6, 13, BRANCHES, causal=causal, norm="batch")
+    x = torch.randn(4, 50, 6)
+    for branch in conv.branches:
+        branch.bn.momentum = 1.0  # the statistics of the last batch
+    conv.skip.momentum = 1.0
+    together = conv.train()(x)
+    scale = 200 / 199  # the running variance is the unbiased one
+    for norm in (conv.skip, *(b.bn for b in conv.branches)):
+        norm.running_var.div_(scale)
+    torch.testing.assert_close(conv.eval()(x), together, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_branches_end_at_the_present_position():
+    conv = ShortConv(1, 9, [[3, 4], [2, 1]], identity=False, causal=True)
+    kernel, _ = conv.kernel()
+    first, second = (branch.conv.weight.flatten() for branch in conv.branches)
+    assert kernel[0].nonzero().flatten().tolist() == [0, 4, 7, 8]
+    torch.testing.assert_close(kernel[0, [0, 4, 7]], torch.stack([first[0], first[1], second[0]]))
+    torch.testing.assert_close(kernel[0, 8], first[2] + second[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"short_branches": [[3, 4]]}, "does not fit into 3 taps"),
+        ({"short_branches": [[2, 1]]}, "cannot be centred"),
+        ({"short_branches": []}, "at least one branch"),
+        ({"short_branches": [[3]]}, r"\(taps, dilation\)"),
+    ],
+)
+def test_impossible_branches(options, message):
+    with pytest.raises(ConfigError, match=message):
+        make(options=options)
+
+
+# The long kernel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taps", [1, 2, 5])
+@pytest.mark.parametrize("linear", [True, False])
+def test_stretched_equals_torchs_interpolation(taps, linear):
+    kernels = torch.randn(6, 2, 3, taps, dtype=torch.float64, requires_grad=True)
+    mode: dict[str, Any] = {"mode": "linear", "align_corners": False} if linear else {"mode": "nearest"}
+    got = stretched(kernels, range(6), linear)
+    want = [torch.nn.functional.interpolate(k, scale_factor=2.0**i, **mode) for i, k in enumerate(kernels)]
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a, b)
+    weight = [torch.randn_like(a) for a in got]
+    grads = [torch.autograd.grad(parts, kernels, weight)[0] for parts in (got, want)]
+    torch.testing.assert_close(*grads)
+
+
+@torch.no_grad()
+def test_kept_kernels_follow_the_weights():
+    model = make()
+    ids = tokens(model)
+    first = model(ids).logits
+    torch.testing.assert_close(model(ids).logits, first, rtol=0, atol=0)
+    model.encoder.layers[0].mix.long.kernel_list[0].mul_(-2)
+    assert not torch.allclose(model(ids).logits, first, atol=1e-3)
+    with torch.enable_grad():
+        torch.testing.assert_close(model(ids).logits, model(ids).logits.detach())
+
+
+def test_too_long_sequences_are_refused_unless_the_kernel_is_bounded():
+    model = make(max_length=16)
+    with pytest.raises(InputError, match="max_length=16"):
+        model(tokens(model, 1, 17))
+    conv = MultiScaleConv(4, 16, kernel_dim=4)
+    conv.init_weights()
+    with pytest.raises(InputError, match=r"17 positions.*at most 16"):
+        conv(torch.randn(1, 17, 4))
+    bounded = MultiScaleConv(4, 16, kernel_dim=4, any_length=True)
+    bounded.init_weights()
+    x = torch.randn(1, 50, 4)
+    y = bounded(x)
+    x[:, 0] += 1  # seen up to 15 positions later
+    changed = (bounded(x) - y).abs().amax((0, 2)) > 1e-6
+    assert changed[:16].any()
+    assert not changed[16:].any()
+    lm = make("chela_lm_test", max_length=16)
+    with pytest.raises(InputError, match="17 tokens are more than the 16"):
+        lm(tokens(lm, 1, 17))
+    with pytest.raises(InputError, match="17 tokens are more than the 16"):
+        lm(tokens(lm, 1, 1), past_key_values=lm(tokens(lm, 1, 16), use_cache=True).past_key_values)
+
+
+# Switches ------------------------------------------------------------------------------------------------------------
+
+SWITCHES = [
+    {"qk_proj": "separate"},
+    {"value_source": "conv"},
+    {"gate_act": "sigmoid"},
+    {"gate_residual": "update"},
+    *({"feature_map": f} for f in ("elu1", "relu", "silu", "softmax")),
+    *({"attn_norm": n} for n in ("none", "layer")),
+    {"attn_norm": "denominator", "feature_map": "elu1"},
+    {"conv_order": "long_short"},
+    {"num_heads": 2},
+    {"positions": "rotary"},
+    {"use_short": False},
+    {"use_long": False},
+    {"use_attention": False},
+    {"long_mode": "sum"},
+    {"interpolation": "nearest"},
+    {"decay": "learnable", "decay_min": 0.5, "decay_max": 1.5},
+    {"decay_min": 1.0, "decay_max": 3.0},
+    {"n_scales": 2},
+    {"init_scale": 1},
+    {"kernel_length": 8},
+    {"short_identity": False},
+    {"branch_norm": "batch"},
+    {"long_short_parallel": 7},
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items()))
+@pytest.mark.parametrize("causal", [False, True], ids=["both", "causal"])
+def test_every_switch_works_and_changes_the_layer(switch, causal):
+    def outputs(options: dict[str, Any]) -> tuple[torch.Tensor, ChelaMixing]:
+        torch.manual_seed(0)
+        layer = ChelaMixing(12, 32, ChelaOptions(**{**OPTIONS, **options}), causal=causal)
+        for module in layer.modules():
+            if hasattr(module, "init_weights"):
+                module.init_weights()
+        torch.manual_seed(1)
+        return layer(torch.randn(2, 32, 12)), layer
+
+    y, layer = outputs(switch)
+    assert y.shape == (2, 32, 12)
+    assert not torch.allclose(y, outputs({})[0], atol=1e-4)
+    y.square().sum().backward()
+    assert [n for n, p in layer.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_update_blends_with_the_residual(causal):
+    """x + u (h - x): where the gate u is 1, nothing of x is left, also where the layer sees a normalised x."""
+    model = make("chela_lm_test" if causal else "chela_test", {"gate_residual": "update"}, num_hidden_layers=1)
+    if not causal:
+        model = make(options={"gate_residual": "update"}, num_hidden_layers=1, pre_norm=True, norm="rms", dropout=0.0)
+    mixing = next(m for m in model.modules() if isinstance(m, ChelaMixing))
+    with torch.no_grad():
+        mixing.u_proj.weight.zero_()
+        mixing.u_proj.bias.fill_(50.0)
+        x, residual = torch.randn(2, 9, 16), torch.randn(2, 9, 16)
+        c = torch.randn(2, 9, 16)
+        kept = residual + mixing.combine(residual, c, torch.randn(2, 9, mixing.value_width))
+        assert kept.min() > -0.3  # a SiLU's values: nothing of the residual stream, which is below that
+        layer = model.model.layers[0] if causal else model.encoder.layers[0]
+        for part in (layer.mlp,) if causal else (layer.ffn.fc2,):
+            for parameter in part.parameters():
+                parameter.zero_()
+        seen: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(lambda *a: seen.append(a[2][0] if causal else a[2]))
+        model(tokens(model, 2, 9))
+        hook.remove()
+    assert seen[0].min() > -0.3
+    assert x.min() < -0.3
+
+
+def test_presets():
+    config = ChelaConfig(preset="literal")
+    options = config.options()
+    assert (options.qk_proj, options.value_source, options.gate_act) == ("separate", "conv", "sigmoid")
+    assert ChelaConfig(preset="literal", mixer_options={"gate_act": "silu"}).options().gate_act == "silu"
+    assert ChelaConfig().options() == ChelaOptions()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"mixer_options": {"gate_actt": "silu"}}, "did you mean 'gate_act'"),
+        ({"mixer_options": {"gate_act": "relu"}}, "gate_act"),
+        ({"mixer_options": {"num_heads": 3}}, "num_heads=3 must divide"),
+        ({"mixer_options": {"attn_norm": "denominator"}}, "feature_map='identity'"),
+        ({"mixer_options": {"positions": "rotary", "z_width": 9}}, "must be even"),
+        ({"mixer_options": {"kernel_length": 0}}, "kernel_length=0"),
+        ({"mixer_options": {"long_mode": "product"}}, "long convolution mode"),
+        ({"mixer": "mega", "mixer_options": {"gate_act": "silu"}}, "mixer 'mega'"),
+        ({"mixer": "attention", "mixer_options": {"num_heads": 3}}, "num_heads=3"),
+        ({"preset": "literall"}, "preset"),
+        ({"num_documents": 3}, "num_documents=3"),
+        ({"pad_token_id": 20}, "pad_token_id=20"),
+    ],
+)
+def test_impossible_configurations(config, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model("chela_test", **config)
+
+
+def test_language_models_name_what_they_do_not_have():
+    for change in ({"mixer": "mega", "mixer_options": None}, {"norm": "layer"}, {"dropout": 0.1}, {"pre_norm": False}):
+        with pytest.raises(ConfigError, match="language models"):
+            build_model("chela_lm_test", **change)
+
+
+# Baselines -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n.removesuffix("_linear") for n in list_models("chela_*_linear")])
+def test_baselines_have_equal_parameters(name):
+    def size(which: str) -> int:
+        return sum(p.numel() for p in build_model(which, device="meta").parameters())
+
+    ours = size(name)
+    for baseline in ("linear", "conv", "mega", "transformer"):
+        assert size(f"{name}_{baseline}") == pytest.approx(ours, rel=0.005), baseline
+
+
+def test_the_mini_model_fits_into_two_megabytes():
+    assert sum(p.numel() for p in build_model("chela_mini", device="meta").parameters()) * 4 <= 2e6
+
+
+@pytest.mark.parametrize("mixer", ["chela", "linear", "conv", "mega", "attention"])
+def test_the_order_of_tokens_matters(mixer):
+    options = {
+        "chela": {},
+        "linear": {"use_short": False, "use_long": False, "positions": "rotary"},
+        "conv": {"use_attention": False},
+    }
+    own = {"mega": {"z_width": 8, "value_width": 16, "averages": 4}, "attention": {"num_heads": 2}}
+    if mixer in own:
+        model = make(mixer=mixer, mixer_options=own[mixer])
+    else:
+        model = make(options=options[mixer])
+    ids = tokens(model)
+    with torch.no_grad():
+        assert not torch.allclose(model(ids).logits, model(ids.flip(1)).logits, atol=1e-4)
+
+
+# Padding and batch norm ----------------------------------------------------------------------------------------------
+
+ENCODERS = {
+    "default": ("chela_test", {}),
+    "batch norm": (
+        "chela_test",
+        {"norm": "batch", "pre_norm": True, "mixer_options": {**OPTIONS, **MERGED["branches"]}},
+    ),
+    "scale, literal": ("chela_test", {"norm": "scale", "preset": "literal"}),
+    "denominator, rotary": (
+        "chela_test",
+        {"mixer_options": {**OPTIONS, "attn_norm": "denominator", "feature_map": "elu1", "positions": "rotary"}},
+    ),
+    "mega": ("chela_mega_test", {}),
+    "transformer": ("chela_test", {"mixer": "attention", "mixer_options": {"num_heads": 2}}),
+}
+
+
+@pytest.mark.parametrize("case", ENCODERS)
+@pytest.mark.parametrize("side", ["left", "right", "between"])
+@torch.no_grad()
+def test_alone_equals_padded(case, side):
+    name, config = ENCODERS[case]
+    model = make(name, **config)
+    lengths, width = (25, 40, 3), 40
+    rows = [tokens(model, 1, n)[0] for n in lengths]
+    ids, mask = torch.full((3, width), 7), torch.zeros(3, width, dtype=torch.long)  # 7: padding by the mask alone
+    for i, row in enumerate(rows):
+        at = torch.arange(len(row))
+        if side == "left":
+            at = at + width - len(row)
+        elif side == "between":
+            at = at + (at >= len(row) // 2) * (width - len(row))
+        ids[i, at], mask[i, at] = row, 1
+    together = model(ids, attention_mask=mask, output_hidden_states=True)
+    for i, row in enumerate(rows):
+        alone = model(row.unsqueeze(0), output_hidden_states=True)
+        torch.testing.assert_close(together.logits[i], alone.logits[0], rtol=1e-4, atol=1e-5)
+        last = together.hidden_states[-1][i][mask[i] == 1]
+        torch.testing.assert_close(last, alone.hidden_states[-1][0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_padding_token_needs_no_mask():
+    model = make()
+    ids = tokens(model, 2, 30)
+    padded = torch.cat([ids, torch.zeros(2, 10, dtype=torch.long)], 1)
+    torch.testing.assert_close(model(padded).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["batch norm", "default"])
+def test_training_on_a_padded_batch_equals_training_without_padding(case):
+    """Loss, gradients and batch statistics: padding is neither counted nor normalised."""
+    name, config = ENCODERS[case]
+    results = []
+    for pad in (0, 9):
+        model = make(name, **config, dropout=0.0).train()
+        ids = torch.cat([tokens(model, 2, 30), torch.zeros(2, pad, dtype=torch.long)], 1)
+        loss = model(ids, labels=torch.tensor([0, 2])).loss
+        loss.backward()
+        grads = {n: p.grad for n, p in model.named_parameters() if ".kernel_list." not in n}
+        results.append((loss.detach(), grads, {n: b for n, b in model.named_buffers() if "running" in n}))
+    (a, grads_a, stats_a), (b, grads_b, stats_b) = results
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for name in grads_a:
+        torch.testing.assert_close(grads_a[name], grads_b[name], rtol=1e-3, atol=1e-4, msg=name)
+    for name in stats_a:
+        torch.testing.assert_close(stats_a[name], stats_b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_one_row_and_of_one_position():
+    name, config = ENCODERS["batch norm"]
+    model = make(name, **config).train()
+    assert model(tokens(model, 1, 20), labels=torch.tensor([1])).loss.isfinite()
+    with pytest.raises(InputError, match="more than one position"):
+        SequenceBatchNorm(4).train()(torch.randn(1, 1, 4))
+    with pytest.raises(InputError, match="more than one position"):
+        SequenceBatchNorm(4).train()(torch.randn(1, 3, 4), torch.tensor([[True, False, False]]))
+
+
+def test_batch_norm_equals_torchs_on_the_kept_positions():
+    torch.manual_seed(0)
+    ours, theirs = SequenceBatchNorm(5).train(), torch.nn.BatchNorm1d(5).train()
+    x, valid = torch.randn(3, 7, 5), torch.rand(3, 7) > 0.3
+    got, want = ours(x, valid), theirs(x[valid])
+    torch.testing.assert_close(got[valid], want)
+    assert torch.equal(got[~valid], x[~valid])
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_tokens():
+    model = make()
+    ids = tokens(model, 2, 10)
+    mask = torch.ones_like(ids)
+    mask[1] = 0
+    with pytest.raises(InputError, match=r"rows \[1\] hold nothing but padding"):
+        model(ids, attention_mask=mask)
+    with pytest.raises(InputError, match=r"rows \[0, 1\] hold nothing but padding"):
+        model(torch.zeros_like(ids))
+    with pytest.raises(InputError, match="outside the vocabulary of 20"):
+        model(ids + 20)
+    with pytest.raises(InputError, match="attention_mask must be"):
+        model(ids, attention_mask=mask[:, :5])
+    with pytest.raises(InputError, match="no tokens"):
+        model(ids[:, :0])
+    with pytest.raises(InputError, match="integers"):
+        model(ids.float())
+    with pytest.raises(InputError, match="either input_ids"):
+        model()
+    with pytest.raises(InputError, match="classes 0 to 2"):
+        model(ids, labels=torch.tensor([0, 3]))
+    with pytest.raises(InputError, match="as many second texts"):
+        make("chela_pair_test")(ids, pair_input_ids=ids[:1])
+
+
+def test_bad_images():
+    model = make("chela_image_test")
+    with pytest.raises(InputError, match="pixel_values must be"):
+        model(torch.zeros(2, 1, 8, 8, dtype=torch.long))
+    with pytest.raises(InputError, match="9 x 9 pixels are more than max_length=64"):
+        model(torch.zeros(2, 1, 9, 9))
+    with pytest.raises(InputError, match="expected images"):
+        model(torch.zeros(2, 2, 8, 8))
+    grey = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(grey.expand(-1, 3, -1, -1)).logits, model(grey).logits)
+
+
+@torch.no_grad()
+def test_pairs_are_encoded_one_by_one():
+    model = make("chela_pair_test")
+    inputs = model.example_inputs(3)
+    together = model(**inputs).logits
+    swapped = {}
+    for ours, theirs in (("input_ids", "pair_input_ids"), ("attention_mask", "pair_attention_mask")):
+        swapped[ours], swapped[theirs] = inputs[theirs], inputs[ours]
+    assert not torch.allclose(model(**swapped).logits, together, atol=1e-4)  # a - b has a sign
+    short = {k: v[:, :40] for k, v in inputs.items()}
+    longer = {k: torch.cat([v, torch.zeros_like(v[:, :9])], 1) if "pair" in k else v for k, v in short.items()}
+    torch.testing.assert_close(model(**longer).logits, model(**short).logits, rtol=1e-4, atol=1e-5)
+
+
+# Decoding ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_bounded_kernel_bounds_the_state():
+    ids = torch.randint(3, 90, (1, 200), generator=torch.Generator().manual_seed(0))
+    sizes = {}
+    for taps in (None, 9):
+        model = make("chela_lm_test", {"kernel_length": taps})
+        cache = model.new_cache()
+        sizes[taps] = []
+        for start in range(0, 200, 50):
+            model(ids[:, start : start + 50], past_key_values=cache)
+            sizes[taps].append(cache.nbytes)
+    assert len(set(sizes[9])) == 1
+    growth = [b - a for a, b in zip(sizes[None], sizes[None][1:])]
+    assert growth == [50 * 16 * 4 * 2] * 3  # 50 positions of 16 channels, fp32, 2 layers
+    bounded = make("chela_lm_test", {"kernel_length": 9}, max_length=64)
+    with pytest.warns(UserWarning, match="more than the 64"):
+        assert bounded(ids).logits.shape[1] == 200  # longer than the model is made for: a warning, as with other mixers
+
+
+@torch.no_grad()
+def test_generation_with_and_without_a_cache():
+    model = make("chela_lm_test")
+    ids = torch.randint(3, 90, (2, 7), generator=torch.Generator().manual_seed(0))
+    plain = ids
+    for _ in range(6):
+        plain = torch.cat([plain, model(plain).logits[:, -1:].argmax(-1)], 1)
+    for kind in (None, "static"):
+        made = model.generate(ids, max_new_tokens=6, do_sample=False, cache_implementation=kind)
+        assert torch.equal(made, plain)
+
+
+def test_facts_for_training():
+    model = build_model("chela_test")
+    without = model.no_weight_decay()
+    assert {n.split(".mix.")[1] for n in without if n.startswith("encoder.layers.0.")} >= {
+        *("gamma", "beta", "long.D", "long.kernel_list.0"),
+    }
+    prefixes = tuple(prefix for group in model.layer_groups() for prefix in group)
+    assert all(name.startswith(prefixes) for name, _ in model.named_parameters())

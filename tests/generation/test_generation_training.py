@@ -7,9 +7,11 @@ import json
 import pytest
 
 from hybridzoo import build_model
+from hybridzoo._paths import asset_root
 from hybridzoo.errors import ConfigError
 from hybridzoo.inference.image_generation import ImageGenerator
 from hybridzoo.training import load_recipe
+from hybridzoo.training.build import build_recipe_model
 from hybridzoo.training.run import train
 
 QUICK = [
@@ -41,6 +43,25 @@ def test_from_tokenizer_to_images(tmp_path):
     built = build_model(tmp_path / "model")
     assert built.config.id2label[8] == "Bag"
     assert len(ImageGenerator(built, device="cpu")(["Bag"], steps=2)) == 1
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist_mini", "emoji"])
+def test_ablations_differ_in_one_thing_and_have_as_many_parameters(name):
+    files = sorted(asset_root("recipes").glob(f"maskmamba/{name}_*.yaml"))
+    assert {f.stem.removeprefix(f"{name}_") for f in files} >= {"transformer", "mamba"}
+    full = load_recipe(f"maskmamba/{name}")
+    count = parameters(full)
+    for file in files:
+        other = load_recipe(f"maskmamba/{file.stem}")
+        assert other.training == full.training
+        assert other.data == full.data
+        changed = {k for k, v in other.model.config.items() if full.model.config.get(k) != v}
+        assert len(changed - {"mlp_ratio"}) == 1
+        assert abs(parameters(other) / count - 1) < 0.007
+
+
+def parameters(recipe):
+    return sum(p.numel() for p in build_recipe_model(recipe, device="meta").parameters())
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ _SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
             "hidden_size": 192,
             "num_heads": 3,
             "num_hidden_layers": 7,
-            "intermediate_size": 512,
+            "intermediate_size": 480,
             "max_position_embeddings": 1024,
             "tie_word_embeddings": True,
         },

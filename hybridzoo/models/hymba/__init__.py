@@ -101,7 +101,7 @@ _register(
     "hymba_mini",
     "small Hymba, made to be trained on one GPU in minutes",
     _config(
-        *(192, 6, 3, 6, 2, 360),
+        *(192, 6, 3, 6, 2, 320),
         vocab_size=4096,
         num_memory_tokens=16,
         sliding_window=128,

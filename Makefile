@@ -53,7 +53,7 @@ docs: $(VENV)/.dev  ## the documentation as a site, with the board: site/index.h
 	@echo "site/index.html"
 
 drills: $(VENV)/.dev  ## hard use: hub faults, kills, a full disk, fuzzed configs, broken checkpoints; SCALE=small|full
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.drills --scale $(SCALE)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/drills/run.py --scale $(SCALE)
 
 board-picture: $(VENV)/.dev chromium  ## docs/leaderboard/board.png, the picture in README.md
 	$(BIN)/python docs/board_picture.py

@@ -101,7 +101,7 @@ class RecordFile:
             return cls(head["task"], tuple(head["label_names"]), lines[1:], head["head"])
         except ResultError:
             raise
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise ResultError(f"{where} is no records file of hybridzoo, or it is damaged ({error})") from error
 
     @classmethod

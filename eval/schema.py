@@ -195,7 +195,7 @@ class Result:
             values = json.loads(text)
         except OSError as error:
             raise ResultError(f"{where} cannot be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"{where} is not JSON ({error})") from error
         return cls.from_dict(values, where=where)
 

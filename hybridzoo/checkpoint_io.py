@@ -71,7 +71,7 @@ def _read_torch(path: Path) -> Any:
 def _read_sharded(index: Path) -> dict[str, torch.Tensor]:
     try:
         weight_map = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not a shard index (a JSON object with 'weight_map')") from error
     state: dict[str, torch.Tensor] = {}
     for shard in sorted(set(weight_map.values())):

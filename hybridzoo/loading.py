@@ -46,6 +46,9 @@ class _Options:
         return bool(LABEL_KEYS & set(self.overrides))
 
 
+LONGEST_NAME = 1024  # characters; longer ones make the operating system raise errors of its own
+
+
 def build_model(
     name_or_path: str | Path,
     *,
@@ -85,6 +88,10 @@ def build_model(
     if not text or text in ("hf-hub:", "local-dir:"):
         raise UnknownNameError(
             f"an empty model name {text!r}; give a registered name (`hybridzoo list`), folder or hub id"
+        )
+    if len(text) > LONGEST_NAME or "\0" in text:
+        raise UnknownNameError(
+            f"a name of {len(text)} characters ({text[:40]!r}…) is no registered name, hub id or path"
         )
     options = _Options(revision, _as_dtype(dtype), _as_device(device), device_map, strict, config_overrides)
     if device is not None and device_map is not None:
@@ -340,7 +347,7 @@ def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{shown}/config.json cannot be read as JSON ({error}); it is damaged: fetch it again"
         ) from error

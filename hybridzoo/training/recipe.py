@@ -163,12 +163,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} cannot be read as a recipe: {error}; expected sections model, data, training"
         ) from error
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else _first_line(error)
+        raise ConfigError(f"{path} cannot be read as a recipe: {what[:300]}") from error
     if not OmegaConf.is_dict(loaded):
         raise ConfigError(
             f"{path} holds a list; a recipe is a mapping with the sections model, data, training, evaluation"
         )
     try:
         return _plain(OmegaConf.to_container(loaded, resolve=True))
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply for a recipe") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
 
@@ -184,7 +189,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"override {text!r} is not key=value; example: training.learning_rate=3e-4")
     try:
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=True)["value"]  # type: ignore[index]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"override {text!r}: the value is not valid YAML: {_first_line(error)}") from error
     for part in reversed(parts):
         parsed = {part: parsed}

@@ -198,16 +198,16 @@ def save_images_npz(images: np.ndarray, path: str | Path, labels: np.ndarray | N
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise DataError(f"expected (N, H, W, 1 or 3) uint8 images, got {images.dtype} {images.shape}")
     images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
-    _save_npz(path, images) if labels is None else _save_npz(path, images, labels)
+    _save_npz(path, arr_0=images, **({} if labels is None else {"arr_1": labels}))
 
 
-def _save_npz(path: str | Path, *arrays: np.ndarray, **named: np.ndarray) -> None:
+def _save_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Whole or not at all; `.npz` is added where the name lacks it, as numpy does."""
     target = Path(path) if Path(path).suffix == ".npz" else Path(f"{path}.npz")
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with staged.open("wb") as file:
-            np.savez_compressed(file, *arrays, **named)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         os.replace(staged, target)
     except OSError as error:
         raise DataError(f"cannot write {target} ({error.strerror or error}); give another path") from error

@@ -100,8 +100,8 @@ def pathfinder_command(
     hybridzoo data lra-pathfinder data/lra --n 20000 --workers 8
     hybridzoo data lra-pathfinder data/lra --size 128 --n 1000
     """
-    from hybridzoo.data.lra.pathfinder import LEVEL_NAMES
     from hybridzoo.data.lra.pathfinder_files import write_pathfinder
+    from hybridzoo.data.lra.pathfinder_rules import LEVEL_NAMES
     from hybridzoo.errors import DataError, unknown
 
     if level not in LEVEL_NAMES:

@@ -21,8 +21,9 @@ from hybridzoo.data.lra.listops import (
     write_listops,
 )
 from hybridzoo.data.lra.patches import dilate, disc
-from hybridzoo.data.lra.pathfinder import PathfinderStream, rules_of
+from hybridzoo.data.lra.pathfinder import PathfinderStream
 from hybridzoo.data.lra.pathfinder_files import read_metadata, write_pathfinder
+from hybridzoo.data.lra.pathfinder_rules import rules_of
 from hybridzoo.data.lra.words import NumpyWords, PythonWords, block_seed
 from hybridzoo.errors import DataError
 

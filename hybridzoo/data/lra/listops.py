@@ -269,8 +269,8 @@ def generate(count: int, seed: int = 0, rules: ListOpsRules | None = None) -> li
         if stream.tries - newest > _PATIENCE:
             break
     raise DataError(
-        f"only {len(found)} different trees of {stream.tries:,} draws fit {stream.rules}; ask for fewer samples, or for "
-        "a wider range of lengths"
+        f"only {len(found)} different trees of {stream.tries:,} draws fit {stream.rules}; ask for fewer samples, or "
+        "for a wider range of lengths"
     )
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from hybridzoo.data.lra.listops import MADE_FILE
-from hybridzoo.data.lra.pathfinder import LEVEL_FOLDERS, PathfinderRules, PathfinderStream, rules_of
+from hybridzoo.data.lra.pathfinder import PathfinderStream
+from hybridzoo.data.lra.pathfinder_rules import LEVEL_FOLDERS, PathfinderRules, rules_of
 from hybridzoo.data.lra.words import block_seed
 from hybridzoo.errors import DataError, unknown
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from hybridzoo.data.base import MAX_SKIPPED, ArrayImages, Raw, Skipped, Split, check_skipped, sha256_files
 from hybridzoo.data.images import open_image
-from hybridzoo.data.lra.pathfinder import LEVEL_FOLDERS, LEVEL_NAMES
 from hybridzoo.data.lra.pathfinder_files import read_metadata
+from hybridzoo.data.lra.pathfinder_rules import LEVEL_FOLDERS, LEVEL_NAMES
 from hybridzoo.data.lra.read_listops import made_notes
 from hybridzoo.errors import DataError, unknown
 

@@ -55,6 +55,8 @@ def build_recipe_model(recipe: Recipe, label_names: tuple[str, ...] | None = Non
     if label_names is not None:
         model.config.id2label = dict(enumerate(label_names))
         model.config.label2id = {name: i for i, name in enumerate(label_names)}
+    if not recipe.training.auxiliary_heads and not hasattr(model, "without_auxiliary_heads"):
+        raise ConfigError(f"training.auxiliary_heads=false: {type(model).__name__} has no auxiliary heads")
     if recipe.training.freeze_backbone:
         if not hasattr(model, "freeze_backbone"):
             raise ConfigError(f"training.freeze_backbone: {type(model).__name__} has no backbone to freeze")

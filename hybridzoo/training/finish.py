@@ -32,6 +32,8 @@ def finish(run: Any, recipe: Recipe, bundle: Any, trainer: ZooTrainer, tokenizer
     model.eval().to(_DTYPES[recipe.training.weights_dtype]).float()  # what is measured is what is saved
     if trainer.eval_dataset is not None:
         run.metrics = trainer.objective.final_metrics(run, trainer)
+    if not recipe.training.auxiliary_heads:
+        model = model.without_auxiliary_heads()
     save_final(run, recipe, bundle, model, tokenizer, which, results=[])
     if recipe.evaluation.tasks:
         results = evaluate_tasks(run, recipe)

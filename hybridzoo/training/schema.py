@@ -116,6 +116,7 @@ class TrainingSection:
     ema_decay: float | None = None  # keep an exponential moving average of the weights, evaluate and save that
     # Machine.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    auxiliary_heads: bool = True  # of detectors: keep what only training uses in the final weights
     weights_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the final weights, which are measured as saved
     gradient_checkpointing: bool = False
     freeze_backbone: bool = False

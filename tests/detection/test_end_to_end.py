@@ -106,6 +106,8 @@ def test_trained_by_a_recipe_to_a_folder_with_results(tmp_path: Path) -> None:
                 "milestones": [0.7],
                 "lr_scales": {"backbone": 0.1},
                 "ema_decay": 0.9,
+                "auxiliary_heads": False,
+                "weights_dtype": "fp16",
                 "box_augment": {"hflip": 0.5, "crop_scale": [0.5, 1.0]},
             },
             "evaluation": {"tasks": ["trees_mini"], "metric": "ap", "batch_size": 3},
@@ -116,7 +118,9 @@ def test_trained_by_a_recipe_to_a_folder_with_results(tmp_path: Path) -> None:
     assert set(run.metrics) == {"ap", "ap50", "ap75", "loss"}
     assert len(run.results) == 1
     assert (run.folder / "preprocessor_config.json").is_file()
-    assert build_model(run.folder).config.id2label == {0: "tree"}
+    config = build_model(run.folder).config
+    assert config.id2label == {0: "tree"}
+    assert not config.has_auxiliary_heads
     entries = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert any("eval_ap" in entry for entry in entries)
 
@@ -131,6 +135,7 @@ def test_trained_by_a_recipe_to_a_folder_with_results(tmp_path: Path) -> None:
         ({"training": {"box_augment": {"lsj": [0.1, 2.0]}}}, "needs a model with pad_size"),
         ({"data": {"name": "fashion_mnist_mini"}}, "detects objects, but fashion_mnist_mini is data for"),
         ({"training": {"lr_scales": {"bakcbone": 0.1}}}, "did you mean 'backbone'"),
+        ({"model": {"name": "iformer_test"}, "training": {"auxiliary_heads": False}}, "has no auxiliary heads"),
     ],
 )
 def test_recipes_that_do_not_fit(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -392,6 +392,23 @@ def test_layers_of_a_vit_get_falling_rates() -> None:
     assert rates["decoder.layers.0.ffn.fc1.weight"] == 1.0
 
 
+def test_bf16_autocast_from_the_proposals_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which proposals are best is a choice among near ties for random weights; given the choice, bf16 is close."""
+    model = tiny().eval()
+    inputs = model.example_inputs(2)
+    kept: list[Any] = []
+    model.two_stage.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    with torch.no_grad():
+        expected = model(**inputs, output_hidden_states=True)
+        monkeypatch.setattr(model.two_stage, "forward", lambda *_: kept[0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(**inputs, output_hidden_states=True)
+    memory = found.encoder_last_hidden_state.float()
+    torch.testing.assert_close(memory, expected.encoder_last_hidden_state, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(found.logits.float(), expected.logits, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(found.pred_boxes.float(), expected.pred_boxes, rtol=0, atol=0.05)
+
+
 # Inference -----------------------------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,8 @@ def test_half_precision(pair: tuple[Any, Any], dtype: torch.dtype) -> None:
     with torch.autocast("cuda", dtype=dtype):
         got = model(**model.example_inputs(4, labels=True))[model.main_output_name]
     assert got.isfinite().all()
-    torch.testing.assert_close(got.float(), reference, rtol=0.1, atol=0.1)
+    if "bf16_autocast" not in model.suite_exceptions:
+        torch.testing.assert_close(got.float(), reference, rtol=0.1, atol=0.1)
     weights = copy.deepcopy(model).to(dtype)
     assert main(weights).isfinite().all()
 

@@ -83,6 +83,10 @@ class CoDetrForObjectDetection(ZooModel):
     family = "co_detr"
     task = "object-detection"
     export_outputs = ("logits", "pred_boxes")
+    suite_exceptions: ClassVar[Mapping[str, str]] = {
+        "bf16_autocast": "the best proposals of random weights are near ties, which bf16 orders otherwise; "
+        "tests/models compares from the proposals on"
+    }
     head_names = ("heads.classify",)
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer", "RotaryBlock", "SwinStage"]
     _supports_sdpa = True

@@ -97,7 +97,7 @@ TEST: dict[str, Any] = {
     "ffn_dim": 48,
     "encoder_layers": 2,
     "decoder_layers": 2,
-    "num_queries": 20,
+    "num_queries": 60,
     "num_dn_queries": 8,
     "num_labels": 5,
     "roi_fc_dim": 16,

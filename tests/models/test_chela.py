@@ -109,6 +109,32 @@ def test_branches_that_follow_their_batches_and_one_kernel_agree_on_the_same_sta
     torch.testing.assert_close(conv.eval()(x), together, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_one_kernel_equals_the_branches_computed_one_by_one(causal):
+    """By torch's own dilated convolutions and batch norms, before and after merging."""
+    torch.manual_seed(0)
+    conv = ShortConv(6, 13, BRANCHES, causal=causal, norm="batch").eval()
+    norms = [branch.bn for branch in conv.branches] + [conv.skip]
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            tensor.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(2, 6, 40)
+    terms = []
+    for (taps, dilation), branch in zip(BRANCHES, conv.branches):
+        reach = (taps - 1) * dilation
+        padded = torch.nn.functional.pad(x, (reach, 0) if causal else (reach // 2, reach // 2))
+        terms.append(torch.nn.functional.conv1d(padded, branch.conv.weight, groups=6, dilation=dilation))
+    want = sum(
+        torch.nn.functional.batch_norm(y, n.running_mean, n.running_var, n.weight, n.bias)
+        for y, n in zip([*terms, x], norms)
+    )
+    torch.testing.assert_close(conv(x.mT).mT, want, rtol=1e-4, atol=1e-4)
+    conv.merge()
+    torch.testing.assert_close(conv(x.mT).mT, want, rtol=1e-4, atol=1e-4)
+
+
 def test_causal_branches_end_at_the_present_position():
     conv = ShortConv(1, 9, [[3, 4], [2, 1]], identity=False, causal=True)
     kernel, _ = conv.kernel()
@@ -516,3 +542,13 @@ def test_facts_for_training():
     }
     prefixes = tuple(prefix for group in model.layer_groups() for prefix in group)
     assert all(name.startswith(prefixes) for name, _ in model.named_parameters())
+
+
+def test_the_longest_input_is_no_default_of_generate(tmp_path):
+    model = make("chela_lm_test")
+    model.save_pretrained(tmp_path)
+    for one in (model, build_model(tmp_path)):
+        assert one.config.max_length == 256
+        assert one.generation_config.max_length != 256
+        made = one.generate(torch.tensor([[3, 4]]), max_new_tokens=3, do_sample=False)
+        assert made.shape == (1, 5)

@@ -97,7 +97,7 @@ class ChelaMixing(nn.Module):
 
     def convolve(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """c (B, T, D)."""
-        x = zero_padding(x, valid)
+        x = zero_padding(autocasted(x), valid)
         if self.options.conv_order == "long_short":
             y = self._long(x, valid)
             return y if self.short is None else self.short(zero_padding(F.silu(y), valid), valid)
@@ -212,6 +212,13 @@ def merge_convolutions(model: nn.Module, config: Any) -> None:
         module.merge()
     if found:
         config.mixer_options = {**(config.mixer_options or {}), "merged": True}
+
+
+def autocasted(x: Tensor) -> Tensor:
+    """x in the type that linear layers would take it in: under autocast a norm's output is fp32, twice the memory."""
+    kind = x.device.type
+    cast = torch.is_autocast_enabled(kind) and x.dtype == torch.float32
+    return x.to(torch.get_autocast_dtype(kind)) if cast else x
 
 
 def undecayed(model: nn.Module) -> set[str]:

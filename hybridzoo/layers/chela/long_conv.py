@@ -193,23 +193,20 @@ def stretched(kernels: Tensor, exponents: Sequence[int], linear: bool) -> list[T
         exponents: S of them.
         linear: False takes the nearest tap.
     """
-    found = []
-    before = torch.cat([kernels[..., :1], kernels[..., :-1]], -1)
-    after = torch.cat([kernels[..., 1:], kernels[..., -1:]], -1)
-    for i, exponent in enumerate(exponents):
-        here, factor = kernels[i].unsqueeze(3), 2**exponent
-        if exponent == 0:
-            wide = here
-        elif not linear:
-            wide = here.expand(-1, -1, -1, factor)
-        else:
-            # where the factor's new taps lie between the middle of the old tap before (-1) and of the one after (1)
-            at = (torch.arange(factor, device=kernels.device, dtype=kernels.dtype) + 0.5) / factor - 0.5
-            wide = here * (1 - at.abs())
-            wide = torch.addcmul(wide, before[i].unsqueeze(3), (-at).clamp_min(0))
-            wide = torch.addcmul(wide, after[i].unsqueeze(3), at.clamp_min(0))
-        found.append(wide.flatten(2))
-    return found
+    if not linear or kernels.shape[-1] == 1:  # a single tap has no neighbours
+        return [k.unsqueeze(3).expand(-1, -1, -1, 2**e).flatten(2) for k, e in zip(kernels, exponents)]
+    before = torch.cat([kernels[..., :1], kernels[..., :-1]], -1).unsqueeze(4)
+    after = torch.cat([kernels[..., 1:], kernels[..., -1:]], -1).unsqueeze(4)
+    here = kernels.unsqueeze(4)  # (S, rows, D, k, 1)
+    # where the new taps lie between the middle of the old tap before (-1) and of the one after (1)
+    factors = [2**e for e in exponents]
+    kind = {"device": kernels.device, "dtype": kernels.dtype}
+    at = torch.cat([torch.linspace(0.5 / f - 0.5, 0.5 - 0.5 / f, f, **kind) for f in factors])
+    parts = zip(*(weight.split(factors) for weight in (1 - at.abs(), (-at).clamp_min(0), at.clamp_min(0))))
+    return [
+        torch.addcmul(torch.addcmul(here[i] * middle, before[i], left), after[i], right).flatten(2)
+        for i, (middle, left, right) in enumerate(parts)
+    ]
 
 
 def add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:

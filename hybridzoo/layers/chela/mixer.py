@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.layers.chela.block import ChelaMixing
+from hybridzoo.layers.chela.block import ChelaMixing, autocasted
 from hybridzoo.layers.chela.long_conv import add_taps, versions
 from hybridzoo.layers.chela.norms import zero_padding
 from hybridzoo.layers.chela.options import ChelaOptions
@@ -76,7 +76,7 @@ class ChelaMixer(Mixer):
 
     def _convolve(self, x: Tensor, ctx: MixerContext, state: State, new: State | None) -> Tensor:
         """`ChelaMixing.convolve` that goes on from a state, and leaves one."""
-        x = zero_padding(x, ctx.valid)
+        x = zero_padding(autocasted(x), ctx.valid)
         if self.mix.options.conv_order == "long_short":
             return self._short(F.silu(self._long(x, ctx, state, new)), ctx, state, new, silu=False)
         return self._long(self._short(x, ctx, state, new, silu=True), ctx, state, new)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from transformers import GenerationConfig
+
 from hybridzoo.errors import InputError
 from hybridzoo.layers.causal_lm import HybridCausalLM
 from hybridzoo.layers.chela.block import merge_convolutions, undecayed
@@ -20,6 +22,12 @@ class ChelaForCausalLM(HybridCausalLM):
     config_class = ChelaConfig
     config: ChelaConfig
     family = "chela"
+
+    def __init__(self, config: ChelaConfig) -> None:
+        super().__init__(config)
+        fresh = GenerationConfig()
+        for name in ("max_length", "temperature"):  # the configuration's are no defaults of `generate`
+            setattr(self.generation_config, name, getattr(fresh, name))
 
     def reparameterize(self) -> Self:
         """Merge parallel convolutions for deployment, in place; see `ChelaPreTrainedModel.reparameterize`."""

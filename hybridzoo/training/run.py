@@ -18,6 +18,7 @@ from typing import Any
 
 from hybridzoo.errors import ConfigError, DataError, TrainingError
 from hybridzoo.training import checkpoints
+from hybridzoo.training.folder_lock import folder_lock
 from hybridzoo.training.objectives import Objective, objective_of
 from hybridzoo.training.recipe import load_recipe, parse_every, recipe_to_dict, recipe_to_yaml
 from hybridzoo.training.schema import Recipe
@@ -87,7 +88,7 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
         The outcome; on all processes.
 
     Raises:
-        TrainingError: the folder holds another run, cannot be written, or the loss is not finite.
+        TrainingError: the folder holds another run or is in use, cannot be written, or the loss is not finite.
         CheckpointError: a damaged checkpoint.
         ConfigError, DataError, UnknownNameError: the recipe does not fit its model or data.
     """
@@ -96,6 +97,12 @@ def train(recipe: Recipe, run_dir: str | Path | None = None, resume: str | bool 
 
     processes = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(run_dir) if run_dir is not None else default_run_dir(recipe)
+    with folder_lock(folder) if processes.is_main_process else contextlib.nullcontext():
+        return _train(recipe, folder, resume, processes)
+
+
+def _train(recipe: Recipe, folder: Path, resume: str | bool | Path, processes: Any) -> Run:
+    """`train` in a folder that is this process's own."""
     finished = _finished(folder, recipe, resume)
     if finished is not None:
         return finished

@@ -1,0 +1,67 @@
+"""One training a folder: a lock that the operating system gives back when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hybridzoo.errors import TrainingError
+
+# A file system without locks (some network shares): the training goes on, as it would without this module.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for the time of the block; nothing is left in it.
+
+    Raises:
+        TrainingError: another process trains in it, or it cannot be made.
+    """
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder if os.name == "posix" else _stand_in(folder), _flags())
+    except OSError as error:
+        what = error.strerror or error
+        raise TrainingError(f"{folder} cannot be a run folder: {what}; give another --run-dir") from error
+    try:
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise TrainingError(
+                    f"another process trains in {folder} right now; wait for it, or give another --run-dir"
+                ) from error
+        yield
+    finally:
+        os.close(handle)  # gives the lock back
+        if new:
+            with suppress(OSError):  # a training that could not even begin leaves no empty folder
+                folder.rmdir()
+
+
+def _flags() -> int:
+    return os.O_RDONLY if os.name == "posix" else os.O_RDWR | os.O_CREAT
+
+
+def _stand_in(folder: Path) -> Path:
+    """Windows cannot open a folder: a file of the temporary folder stands for it."""
+    name = hashlib.sha256(str(folder.resolve()).lower().encode()).hexdigest()[:32]
+    return Path(tempfile.gettempdir()) / f"hybridzoo-run-{name}.lock"
+
+
+def _lock(handle: int) -> None:
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]

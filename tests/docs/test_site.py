@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, and every link of every page leads to a file of the site."""
+"""The documentation as a site: it builds without a warning, and every link leads to a file of the site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drills at the smallest scale: nothing may end in a way that it must not, and the counts are written as they are."""
+"""The drills at the smallest scale: nothing may end in a way that it must not, and all ends are counted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_wrong_end_is_counted_and_shown():
     tally.add("KeyError", "what was given")
     assert tally.bad == 1
     assert tally.examples == ["KeyError: what was given"]
-    text = drills.page([tally], "small", 0)
+    text = drills.page([tally], 0)
     assert "| a drill | 2 | 1 clear error, 1 KeyError | 1 |" in text
     assert "**KeyError**: wrong" in text
 
@@ -55,12 +55,15 @@ def test_only_the_packages_own_errors_are_clear():
     assert outcome(lambda: 3) == ("made", 3)
 
 
-def test_a_drill_that_ends_wrongly_fails_the_command(monkeypatch, capsys):
+def test_a_drill_that_ends_wrongly_fails_the_command(monkeypatch, capsys, tmp_path):
     def bad(count: int, folder: Path, seed: int) -> Tally:
         tally = Tally("x", "y", {})
         tally.add("made", "an example")
         return tally
 
     monkeypatch.setitem(drills.DRILLS, "hostile", drills.Drill(bad, 1, 1))
+    monkeypatch.setattr(drills, "KEPT", tmp_path)
     assert drills.main(["--only", "hostile"]) == 1
     assert "WRONG made: an example" in capsys.readouterr().out
+    (again,) = drills.kept()
+    assert (again.tried, again.bad, again.examples) == (1, 1, ["made: an example"])

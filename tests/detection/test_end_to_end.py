@@ -135,7 +135,6 @@ def test_trained_by_a_recipe_to_a_folder_with_results(tmp_path: Path) -> None:
         ({"training": {"box_augment": {"lsj": [0.1, 2.0]}}}, "needs a model with pad_size"),
         ({"data": {"name": "fashion_mnist_mini"}}, "detects objects, but fashion_mnist_mini is data for"),
         ({"training": {"lr_scales": {"bakcbone": 0.1}}}, "did you mean 'backbone'"),
-        ({"model": {"name": "iformer_test"}, "training": {"auxiliary_heads": False}}, "has no auxiliary heads"),
     ],
 )
 def test_recipes_that_do_not_fit(change: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -150,6 +149,18 @@ def test_recipes_that_do_not_fit(change: dict[str, Any], words: str, tmp_path: P
     for section, keys in change.items():
         values[section] = {**values[section], **keys}
     with pytest.raises(ConfigError, match=words):
+        train(recipe_from_dict(values), tmp_path / "run")
+
+
+def test_a_model_without_auxiliary_heads_cannot_drop_them(tmp_path: Path) -> None:
+    from hybridzoo.training import recipe_from_dict, train
+
+    values = {
+        "model": {"name": "iformer_test"},
+        "data": {"name": "fashion_mnist_mini"},
+        "training": {"max_steps": 1, "auxiliary_heads": False},
+    }
+    with pytest.raises(ConfigError, match="has no auxiliary heads"):
         train(recipe_from_dict(values), tmp_path / "run")
 
 

@@ -86,6 +86,9 @@ def from_original(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]
     """Keys and shapes of the zoo."""
     found = {}
     for key, value in state.items():
+        if key.startswith("classifier."):  # a head of ours, see `to_original`
+            found[key] = value
+            continue
         new = key.replace(".mega_layer.", ".mix.").replace(".nffn.", ".ffn.")
         if key == "embed_tokens.embed.weight":
             new = "embed.weight"
@@ -101,7 +104,7 @@ def from_original(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]
 
 
 def to_original(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """Back; heads of the zoo's own are left out.
+    """Back; a classifier, which is the zoo's own, keeps its names.
 
     Raises:
         CheckpointError: a model without Mega's layers.
@@ -111,6 +114,7 @@ def to_original(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     found: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         if not key.startswith("encoder."):
+            found[key] = value
             continue
         name = key.removeprefix("encoder.").replace(".mix.", ".mega_layer.").replace(".ffn.", ".nffn.")
         if name == "embed.weight":

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from hybridzoo import build_model, load_original
 from hybridzoo.errors import CheckpointError, ConfigError, InputError
+from hybridzoo.export import export_model
 from hybridzoo.loading import build_from_backbone
 from hybridzoo.models.mambaad.maps import smooth
 
@@ -54,6 +55,13 @@ def test_another_size_compiles_and_exports(model, compiled):
         else:
             got = torch.export.export(model, (x,)).module()(x)["anomaly_map"]
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_an_exported_file_gives_map_and_score(model, tmp_path):
+    report = export_model(model, tmp_path / "model.pt2")
+    assert report.outputs == ["anomaly_map", "score"]
+    assert report.max_abs_error < 1e-5
+    assert [c.shapes["pixel_values"][0] for c in report.checks] == [1, 3]
 
 
 def test_smoothing_is_scipys():

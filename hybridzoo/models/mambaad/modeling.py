@@ -67,6 +67,7 @@ class MambaADForAnomalyDetection(ZooModel):
     task = "anomaly-detection"
     main_input_name = "pixel_values"
     main_output_name = "anomaly_map"
+    export_outputs = ("anomaly_map", "score")
     loss_needs_labels = False
     head_names = ()
     _no_split_modules: ClassVar[list[str]] = ["LSSModule"]

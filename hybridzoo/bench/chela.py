@@ -127,8 +127,9 @@ def make_layer(kind: str, length: int, settings: ChelaSettings) -> nn.Module:
             )
             layer = ChelaLayer(config)
     for module in layer.modules():
-        if hasattr(module, "init_weights") and not isinstance(module, Mixer):
-            module.init_weights()
+        draw: Any = getattr(module, "init_weights", None)
+        if draw is not None and not isinstance(module, Mixer):
+            draw()
     layer.to(settings.dtype)
     for module in layer.modules():
         if isinstance(module, MultiScaleConv):  # kernels are made in fp32, as in training under autocast

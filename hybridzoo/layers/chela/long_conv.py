@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,8 @@ class MultiScaleConv(nn.Module):
             nn.Parameter(torch.empty(rows, channels, kernel_dim)) for _ in range(n_scales)
         )
         self.D = nn.Parameter(torch.empty(copies, channels))
+        self.multiplier: Tensor
+        self.kernel_norm: Tensor
         shape = (1, channels, 1) if decay == "scale" else ()
         self.register_buffer("multiplier", torch.empty(shape))
         self.register_buffer("kernel_norm", torch.empty(rows, channels, 1))
@@ -109,6 +111,11 @@ class MultiScaleConv(nn.Module):
         if not self.kernel_norm.is_meta:
             with torch.no_grad():
                 init.copy_(self.kernel_norm, self._whole(None).norm(dim=-1, keepdim=True))
+
+    def train(self, mode: bool = True) -> Self:
+        """Forgets the kept kernels, whatever wrote to the weights."""
+        self._kept = None
+        return super().train(mode)
 
     def _whole(self, norm: Tensor | None) -> Tensor:
         """(rows, D, taps) over a norm (rows, D, 1), or as it is; what is linear comes before the stretching."""

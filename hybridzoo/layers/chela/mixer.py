@@ -9,7 +9,7 @@ Legend: B rows, T positions of this call, D width, S remembered inputs, W taps o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,11 @@ class ChelaMixer(Mixer):
         self.mix = ChelaMixing(hidden_size, self.limit, options, causal=True, eps=info.norm_eps)
         self.reads_residual = options.gate_residual == "update"
         self._step: tuple[Any, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Forgets the kept kernel, whatever wrote to the weights."""
+        self._step = None
+        return super().train(mode)
 
     @property
     def memory(self) -> int:

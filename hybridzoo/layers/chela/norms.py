@@ -49,10 +49,11 @@ class SequenceBatchNorm(nn.BatchNorm1d):
         """Scale 1, shift 0, and statistics of none."""
         init.ones_(self.weight)
         init.zeros_(self.bias)
-        if self.running_mean is not None and self.running_var is not None:
-            init.zeros_(self.running_mean)
+        for statistic in (self.running_mean, self.num_batches_tracked):
+            if statistic is not None:
+                init.zeros_(statistic)
+        if self.running_var is not None:
             init.ones_(self.running_var)
-            init.zeros_(self.num_batches_tracked)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x (B, T, D), valid (B, T) bool or None -> (B, T, D).

@@ -96,7 +96,7 @@ class ShortConv(nn.Module):
                 raise ConfigError(f"{reach} taps cannot be centred in {width}: both must be odd or both even")
         self.deploy = Taps(channels, width, bias=True) if merged else None
         parts = [] if merged else branches
-        self.branches = nn.ModuleList(Branch(channels, *part, width, causal, norm == "batch") for part in parts)
+        self.branches = nn.ModuleList(Branch(channels, p[0], p[1], width, causal, norm == "batch") for p in parts)
         self.skip = SequenceBatchNorm(channels) if identity and norm == "batch" and not merged else None
         self.identity = identity
 

@@ -189,9 +189,9 @@ class MegaLayer(nn.Module):
             valid = torch.ones(rows, length, dtype=torch.bool, device=q.device) if valid is None else valid
             q, k, v = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, v))
             valid = F.pad(valid, (0, pad))
-        cut = [x.unflatten(1, (-1, size)).flatten(0, 1) for x in (q, k, v)]
+        q, k, v = (x.unflatten(1, (-1, size)).flatten(0, 1) for x in (q, k, v))
         masks = None if valid is None else valid.unflatten(1, (-1, size)).flatten(0, 1)
-        return self._attend_whole(*cut, masks).unflatten(0, (rows, -1)).flatten(1, 2)[:, :length]
+        return self._attend_whole(q, k, v, masks).unflatten(0, (rows, -1)).flatten(1, 2)[:, :length]
 
     def _attend_whole(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         length = q.shape[1]

@@ -26,6 +26,7 @@ class SmallRecurrent(nn.Module):
     """Embedding, one GRU or LSTM, a linear layer: the least that a text model of `export_model` is."""
 
     config = PretrainedConfig()
+    export_outputs = ("logits",)
 
     def __init__(self, kind: str) -> None:
         super().__init__()

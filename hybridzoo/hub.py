@@ -6,8 +6,11 @@ A model is fetched as one snapshot of one commit, and every new file whose sha25
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,7 +152,44 @@ def snapshot(repo: str, *, revision: str | None = None) -> Path:
     """
     repo, revision = split_revision(repo, revision)
     with hub_errors(repo), _verified(repo):
-        return Path(_retried(lambda: snapshot_download(repo, revision=revision, allow_patterns=list(MODEL_FILES))))
+        return Path(_retried(lambda: _fetch_snapshot(repo, revision)))
+
+
+def _fetch_snapshot(repo: str, revision: str | None) -> str:
+    """As `snapshot_download`, which asks for the list of files without a timeout, so that a hub could hold it for ever.
+
+    A hub that cannot be reached is no problem where the cache holds the model.
+    """
+    wanted = list(MODEL_FILES)
+    if constants.HF_HUB_OFFLINE:
+        return snapshot_download(repo, revision=revision, allow_patterns=wanted)
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=constants.DEFAULT_REQUEST_TIMEOUT)
+    except Exception as error:
+        server = isinstance(error, HfHubHTTPError) and (_status(error) or 500) >= 500
+        if not (server or _is_transport(error) or isinstance(error, (ConnectionError, TimeoutError))):
+            raise
+        try:
+            return snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise error from None
+    assert info.sha is not None
+    names = [s.rfilename for s in info.siblings or () if any(fnmatch.fnmatch(s.rfilename, p) for p in wanted)]
+    with ThreadPoolExecutor(min(8, len(names) or 1)) as pool:
+        list(pool.map(lambda name: hf_hub_download(repo, name, revision=info.sha), names))
+    storage = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    _write_ref(storage / "refs" / (revision or constants.DEFAULT_REVISION), info.sha)
+    return str(storage / "snapshots" / info.sha)
+
+
+def _write_ref(path: Path, sha: str) -> None:
+    """What a branch or tag points at, as the client's cache keeps it for offline use."""
+    if path.name == sha or (path.is_file() and path.read_text() == sha):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(sha)
+    os.replace(part, path)
 
 
 def _retried(fetch: Callable[[], str]) -> str:

@@ -356,7 +356,7 @@ def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
     model_type = values.get("model_type")
     names = {f.model_type: f for f in registry.families().values()}
     names |= {f.original_model_type: f for f in registry.families().values() if f.original_model_type}
-    family = names.get(model_type)
+    family = names.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         known = ", ".join(f.model_type for f in registry.families().values())
         raise CheckpointError(

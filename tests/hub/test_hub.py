@@ -272,6 +272,15 @@ def test_a_slow_server_times_out(hub: Any, repo: Any) -> None:
         build_model("org/toy")
 
 
+def test_a_list_of_files_that_never_ends_times_out(hub: Any, repo: Any) -> None:
+    """The hub states more bytes than it sends and keeps the connection: the client must not wait for ever."""
+    hub.faults = [Fault(r"GET .*/api/models/org/toy", length=10**6, times=99)]
+    with pytest.raises(SourceError):
+        build_model("hf-hub:org/toy")
+    hub.faults = []
+    assert build_model("hf-hub:org/toy") is not None
+
+
 def test_nobody_listens(hub: Any, repo: Any) -> None:
     hub.__exit__()
     with pytest.raises(SourceError, match=r"cannot be reached.*check the network and HF_ENDPOINT"):

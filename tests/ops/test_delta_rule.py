@@ -109,6 +109,24 @@ def test_traces():
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(x["q"]), f(x["q"]))
 
 
+def test_exports_to_plain_operators():
+    class Layer(torch.nn.Module):
+        def forward(self, q, k, v, beta):
+            return delta_rule(q, k, v, beta)
+
+    x = tuple(inputs(T=70).values())
+    program = torch.export.export(Layer(), x)
+    assert not any("hybridzoo" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*x), Layer()(*x))
+
+
+def test_slices_are_read_as_they_lie():
+    x = inputs(T=20)
+    apart = {n: torch.stack([t, t], -1)[..., 0] for n, t in x.items()}
+    assert not any(t.is_contiguous() for t in apart.values())
+    torch.testing.assert_close(delta_rule(**apart), delta_rule(**x))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

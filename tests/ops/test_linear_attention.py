@@ -109,6 +109,17 @@ def test_traces():
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(q), f(q))
 
 
+def test_exports_to_plain_operators():
+    class Layer(torch.nn.Module):
+        def forward(self, q, k, v):
+            return linear_attention(q, k, v, normalize=True, decay=torch.tensor([0.0, 0.1, 1.0], dtype=q.dtype))
+
+    x = tuple(inputs(T=70))
+    program = torch.export.export(Layer(), x)
+    assert not any("hybridzoo" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*x), Layer()(*x))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridzoo.registry import Family, register_family, register_model
+from hybridzoo.registry import Family, register_family, register_model, shipped
 
 _HERE = "hybridzoo.models.chela"
 TEXT, PAIR, IMAGE = "text-classification", "text-pair-classification", "image-classification"
@@ -38,7 +38,8 @@ register_family(
 
 
 def _register(name: str, summary: str, task: str, **config: Any) -> None:
-    register_model(name, family="chela", task=task, config=config, summary=summary)
+    tags = shipped(name, "listops_short", "Apache-2.0") if name == "chela_mini" else None
+    register_model(name, family="chela", task=task, config=config, summary=summary, tags=tags)
 
 
 def _sizes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridzoo.models.co_detr.variants import MINI, MINI_ABLATIONS, MODELS, TEST
-from hybridzoo.registry import Family, register_family, register_model
+from hybridzoo.registry import Family, register_family, register_model, shipped
 
 _HERE = "hybridzoo.models.co_detr"
 _TASK = "object-detection"
@@ -26,7 +26,13 @@ register_family(
 for _name, (_config, _what) in MODELS.items():
     register_model(_name, family="co_detr", config=_config, summary=_what)
 register_model("co_detr_test", family="co_detr", config=TEST, summary="tiny random network for tests")
-register_model("co_detr_mini", family="co_detr", config=MINI, summary="Co-DINO, EfficientNet-Lite0, for small data")
+register_model(
+    "co_detr_mini",
+    family="co_detr",
+    config=MINI,
+    summary="Co-DINO, EfficientNet-Lite0, for small data",
+    tags=shipped("co_detr_mini", "trees", "Apache-2.0"),
+)
 for _suffix, (_change, _what) in MINI_ABLATIONS.items():
     register_model(
         f"co_detr_mini_{_suffix}", family="co_detr", config=MINI | _change, summary=f"co_detr_mini as {_what}"

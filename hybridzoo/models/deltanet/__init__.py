@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridzoo.registry import Family, Weights, register_family, register_model
+from hybridzoo.registry import Family, Weights, register_family, register_model, shipped
 
 register_family(
     Family(
@@ -84,12 +84,16 @@ _SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
         128,
     ),
 }
+_TAGS = {
+    "1_3b": _published("fla-hub/delta_net-1.3B-100B"),
+    "mini": shipped("deltanet_mini", "austen", "Apache-2.0"),
+}
 for _size, (_config, _heads, _window) in _SIZES.items():
     _layers = _config.get("num_hidden_layers", 24)
     _register(
         f"deltanet_{_size}",
         "DeltaNet",
-        tags=_published("fla-hub/delta_net-1.3B-100B") if _size == "1_3b" else None,
+        tags=_TAGS.get(_size),
         **_config,
     )
     _register(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from hybridzoo.registry import Family, Weights, register_family, register_model
+from hybridzoo.registry import Family, Weights, register_family, register_model, shipped
 
 register_family(
     Family(
@@ -108,6 +108,7 @@ _register(
         max_position_embeddings=1024,
         **_SMALL,
     ),
+    shipped("hymba_mini", "austen", "Apache-2.0"),
 )
 _register(
     "hymba_test",

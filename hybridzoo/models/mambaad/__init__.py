@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridzoo.models.mambaad.variants import LITE0, MINI, RESNET34, TEST
-from hybridzoo.registry import Family, Weights, register_family, register_model
+from hybridzoo.registry import Family, Weights, register_family, register_model, shipped
 
 _HERE = "hybridzoo.models.mambaad"
 _TASK = "anomaly-detection"
@@ -54,7 +54,11 @@ register_model(
 )
 register_model("mambaad_test", family="mambaad", config=TEST, summary="tiny random network for tests")
 register_model(
-    "mambaad_mini", family="mambaad", config=MINI, summary="EfficientNet-Lite0 teacher, 128 pixels, for textures"
+    "mambaad_mini",
+    family="mambaad",
+    config=MINI,
+    summary="EfficientNet-Lite0 teacher, 128 pixels, for textures",
+    tags=shipped("mambaad_mini", "textures_cc0", "Apache-2.0"),
 )
 for _suffix, _change, _what in (
     ("conv", {"mixer": "conv"}, "convolutions of as many parameters in place of the scans"),

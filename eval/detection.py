@@ -232,12 +232,15 @@ class DetectionKind:
         )
 
     def pictures(self, file: Any, result: Any, stem: Path, bundle: Any, errors: int) -> list[Path]:
-        """Precision-recall curves, and the images with the most errors if they are asked for."""
-        from hybridzoo.eval.metrics.detection_plots import save_error_pictures, save_precision_recall
+        """Boxes on the first images, precision-recall curves, and if asked for the images with the most errors."""
+        from hybridzoo.eval.metrics.detection_plots import save_boxes, save_error_pictures, save_precision_recall
 
+        boxes = stem.with_name(f"{stem.name}.boxes.png")
+        first = bundle[result.task.dataset.split]
+        written = [boxes] if save_boxes(file.rows, first, file.label_names, boxes) else []
         curves = stem.with_name(f"{stem.name}.curves.png")
         title = f"{result.model.full_name} on {result.task.name}"
-        written = [curves] if save_precision_recall(result.details, curves, title=title) else []
+        written += [curves] if save_precision_recall(result.details, curves, title=title) else []
         if errors:
             split = bundle[result.task.dataset.split]
             folder = stem.with_name(f"{stem.name}.errors")

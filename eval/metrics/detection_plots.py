@@ -98,6 +98,43 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return inner / np.maximum(union, 1e-12), inner / max(area, 1e-12)
 
 
+def save_boxes(
+    rows: Sequence[Mapping[str, Any]],
+    split: Any,
+    label_names: Sequence[str],
+    path: Path,
+    *,
+    count: int = 4,
+    threshold: float = 0.3,
+) -> bool:
+    """One picture of the first images with what was found in them, a colour per class; False if there is no image.
+
+    Args:
+        rows: records.
+        split: the DetectionSplit that they are of.
+        label_names: of its classes.
+        path: PNG file to write.
+        count: of images.
+        threshold: least score of a detection that is drawn.
+    """
+    from hybridzoo.inference.image_generation import image_grid
+    from hybridzoo.inference.pictures import class_colour, draw_boxes
+
+    place = {name: i for i, name in enumerate(split.ids)}
+    drawn = []
+    for row in [r for r in rows if r["id"] in place][:count]:
+        shown = [i for i, score in enumerate(row["scores"]) if score >= threshold]
+        captions = [f"{label_names[row['labels'][i]]} {row['scores'][i]:.2f}" for i in shown]
+        boxes = np.array(row["boxes"], np.float64).reshape(-1, 4)[shown]
+        colours = [class_colour(row["labels"][i]) for i in shown]
+        drawn.append(draw_boxes(split.content[place[row["id"]]], boxes, captions, colours))
+    if not drawn:
+        return False
+    size = (max(p.width for p in drawn), max(p.height for p in drawn))
+    image_grid([p if p.size == size else p.resize(size) for p in drawn], columns=2).save(path)
+    return True
+
+
 def save_error_pictures(
     rows: Sequence[Mapping[str, Any]],
     split: Any,

@@ -17,8 +17,6 @@ from hybridzoo.errors import HybridzooError
 LIMITS = {"image-generation": 200}
 PROMPT = "It is a truth universally acknowledged, that"
 TEXTS = ("VERY funny, smart and surprising!!", "The plot makes no sense.", "It is ok :)")
-BOXED = 4  # images with boxes in a picture
-LEAST_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -216,25 +214,6 @@ def _show_kind(model: Any, stage: Stage, done: Any, stem: Path, say: Callable[[s
     return kind.pictures(done.predictions, done.result, stem, done.bundle, 0)
 
 
-def _show_boxes(model: Any, stage: Stage, done: Any, stem: Path, say: Callable[[str], None]) -> Iterable[Path]:
-    from hybridzoo.inference.detection import Detector
-    from hybridzoo.inference.image_generation import image_grid
-    from hybridzoo.inference.pictures import draw_objects
-
-    split = done.bundle[done.result.task.dataset.split]
-    images = [split.content[i] for i in range(min(BOXED, len(split)))]
-    detector = Detector(model, device="cpu", threshold=LEAST_SCORE)
-    drawn = []
-    for image, objects in zip(images, detector(images)):
-        drawn.append(draw_objects(image, objects, detector.label_names))
-        say(f"{len(objects)} objects with a score of {LEAST_SCORE} or more")
-    size = (max(p.width for p in drawn), max(p.height for p in drawn))
-    path = _beside(stem, "boxes.png")
-    image_grid([p if p.size == size else p.resize(size) for p in drawn], columns=2).save(path)
-    yield path
-    yield from _show_kind(model, stage, done, stem, say)
-
-
 def _show_text_generation(
     model: Any, stage: Stage, done: Any, stem: Path, say: Callable[[str], None]
 ) -> Iterable[Path]:
@@ -279,7 +258,7 @@ def _show_reconstructions(
 _SHOW: dict[str, Callable[..., Iterable[Path]]] = {
     "text-classification": _show_texts,
     "image-classification": _show_images,
-    "object-detection": _show_boxes,
+    "object-detection": _show_kind,
     "anomaly-detection": _show_kind,
     "text-generation": _show_text_generation,
     "image-tokenization": _show_reconstructions,

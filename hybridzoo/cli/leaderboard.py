@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     board.command(name="verify")(verify_command)
     board.command(name="submit")(submit_command)
     board.command(name="export")(export_command)
+    board.command(name="pictures")(pictures_command)
     app.add_typer(board, name="leaderboard")
 
 
@@ -194,3 +195,23 @@ def export_command(
     datasets = {name: repo for name, _, repo in pairs}
     for path in export(results or default_results(), out, repository=repository, datasets=datasets):
         typer.echo(f"wrote {path}")
+
+
+def pictures_command(
+    source: Annotated[Path, typer.Argument(help="Result file, or a folder of results.")],
+    root: Annotated[str | None, typer.Option(help="Where the data lie; embedded sets need none.")] = None,
+    errors: Annotated[int, typer.Option(help="Detection: also so many images with the most errors.", min=0)] = 0,
+) -> None:
+    """Draw what the page shows of results (heat maps, boxes, samples, curves) from their stored predictions.
+
+    \b
+    hybridzoo leaderboard pictures eval/results/texture_ad_mini
+    hybridzoo leaderboard pictures RESULT.json --root data/trees --errors 8
+    """
+    from hybridzoo.eval.leaderboard.draw import draw_pictures
+
+    written = draw_pictures(source, root=root, errors=errors)
+    for path in written:
+        typer.echo(f"wrote {path}")
+    if not written:
+        typer.echo("nothing to draw: classifications need no pictures, and data from disk need --root")

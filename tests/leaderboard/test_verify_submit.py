@@ -264,3 +264,20 @@ def test_a_bundle_is_complete(tmp_path):
     assert any((out / "recipes").rglob("*.yaml"))
     done = CliRunner().invoke(app, ["leaderboard", "build", "--bundle"])
     assert done.exit_code != 0
+
+
+def test_pictures_are_drawn_from_stored_predictions(tmp_path):
+    torch.manual_seed(0)
+    model = build_model("co_detr_test", num_labels=1).eval()
+    model.config.id2label = {0: "tree"}
+    done = run_task(model, "trees_mini", out=tmp_path / "results", name="co_detr_test")
+    assert done.path is not None
+    result = CliRunner().invoke(app, ["leaderboard", "pictures", str(tmp_path / "results")])
+    assert result.exit_code == 0, result.output
+    boxes = done.path.with_name(f"{done.path.stem}.boxes.png")
+    assert str(boxes) in result.output.replace("\n", "")
+    assert boxes.read_bytes().startswith(b"\x89PNG")
+    page = build(tmp_path / "results", Outputs.in_folder(tmp_path / "out")).page.read_text(encoding="utf-8")
+    assert '"title":"Detections"' in page
+    none = CliRunner().invoke(app, ["leaderboard", "pictures", str(tmp_path / "out")])
+    assert isinstance(none.exception, ResultError)

@@ -45,7 +45,7 @@ class GenerationOptions:
         count: samples; a multiple of the number of classes.
         steps, cfg_scale, temperature: of the model's `generate`; None: what the model's config recommends.
         cfg_schedule, order: of the model's `generate`.
-        batch_size: samples at once.
+        samples_at_once: images of one call of `generate`.
         efflite_weights: `efficientnet-lite0-57934424.pth`; None leaves FD-EffLite out.
         inception_weights: torch-fidelity's Inception weights; "download" lets torch-fidelity fetch them; None leaves
             FID out.
@@ -61,7 +61,7 @@ class GenerationOptions:
     cfg_schedule: str = "linear"
     temperature: float | None = None
     order: str = "confidence"
-    batch_size: int = 250
+    samples_at_once: int = 250
     efflite_weights: str | None = None
     inception_weights: str | None = None
     classifier: str | None = None
@@ -179,8 +179,8 @@ def make_samples(generator: Any, options: GenerationOptions, log: Callable[[str]
         raise ConfigError(f"count={options.count} must be a multiple of the model's {classes} classes")
     labels, sampling = np.arange(options.count) % classes, options.sampling(config)
     images, codes = [], []
-    for number, start in enumerate(range(0, options.count, options.batch_size)):
-        part = torch.from_numpy(labels[start : start + options.batch_size])
+    for number, start in enumerate(range(0, options.count, options.samples_at_once)):
+        part = torch.from_numpy(labels[start : start + options.samples_at_once])
         seed = options.seed * 1_000_003 + number
         with torch.inference_mode(), generator.autocast():
             found = generator.model.generate(part, generator=seed, **sampling)

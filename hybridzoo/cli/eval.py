@@ -65,6 +65,7 @@ def eval_command(
     hybridzoo eval hymba_1_5b.nvidia_base lm_eval:hymba_base --dtype bfloat16
     hybridzoo eval ./runs/my_lm lm_eval:hellaswag,mmlu@5 --limit 100
     """
+    import inspect
     import sys
 
     from hybridzoo.cli._table import text_table
@@ -85,6 +86,9 @@ def eval_command(
     if long_text is not None:
         options["long_text"] = long_text
     options |= _key_values(option or ())
+    for key in options.keys() & {p for p in inspect.signature(run_task).parameters if p != "options"}:
+        flag = {"num_workers": "workers"}.get(key, key).replace("_", "-")
+        raise ConfigError(f"--option {key}: not an option of the task; the command takes it as --{flag}")
     if task.startswith("lm_eval:"):
         for key, given in (("--root", root), ("--protocol", protocol), ("--calibrate", calibrate)):
             if given:

@@ -1,12 +1,14 @@
 """The Hugging Face Hub: ids, downloads, uploads and errors that teach. `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured.
 
-A model is fetched as one snapshot of one commit, and every new file whose sha256 the hub states is checked against it
+A model is fetched as one snapshot of one commit, and every new file whose hash the hub states is checked against it
 (the client itself compares sizes only).
 """
 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +62,9 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SourceError(_explain(repo, error)) from error
+    except json.JSONDecodeError as error:
+        text = f"{repo} at {constants.ENDPOINT}: the server's answer is no JSON ({error})"
+        raise SourceError(f"{text}; it is no hub, or the answer was damaged on the way: try again") from error
     except Exception as error:
         if not _is_transport(error):
             raise
@@ -160,7 +165,7 @@ def _fetch_snapshot(repo: str, revision: str | None) -> str:
 
     A hub that cannot be reached is no problem where the cache holds the model.
     """
-    wanted = list(MODEL_FILES)
+    wanted: list[str] = list(MODEL_FILES)
     if constants.HF_HUB_OFFLINE:
         return snapshot_download(repo, revision=revision, allow_patterns=wanted)
     try:
@@ -207,17 +212,29 @@ def _retried(fetch: Callable[[], str]) -> str:
 
 @contextmanager
 def _verified(repo: str) -> Iterator[None]:
-    """Check what the block downloads: a blob that the cache names by its sha256 must have that sha256."""
+    """Check what the block downloads: a blob that the cache names by its hash (sha256, git's for small files) must have
+    it.
+    """
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     before = _names(blobs)
     yield
     for name in sorted(_names(blobs) - before):
-        if len(name) == 64 and sha256_file(blobs / name) != name:  # git objects have 40 digits and are small
+        if _hash_as(name, blobs / name) != name:
             (blobs / name).unlink()
             raise SourceError(
-                f"{repo} at {constants.ENDPOINT}: a downloaded file does not have the sha256 that the server states "
+                f"{repo} at {constants.ENDPOINT}: a downloaded file does not have the hash that the server states "
                 f"({name[:12]}…); it was damaged on the way and has been deleted: try again"
             )
+
+
+def _hash_as(name: str, path: Path) -> str:
+    """The hash of a file of the same kind as `name`: sha256, git's of a blob, or `name` itself where it is none."""
+    if len(name) == 64:
+        return sha256_file(path)
+    if len(name) == 40:
+        data = path.read_bytes()
+        return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    return name
 
 
 def _names(folder: Path) -> set[str]:

@@ -199,7 +199,7 @@ def _license(row: Row) -> str:
     if not registry.is_model(model.name):
         return "not stated"
     tags = registry.get_model(model.name)[0].tags
-    if model.tag in tags:
+    if model.tag is not None and model.tag in tags:
         text = tags[model.tag].license
     elif row.first.run and row.recipe:
         return "Apache-2.0"  # trained from a recipe of the zoo

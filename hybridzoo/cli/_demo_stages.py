@@ -150,7 +150,7 @@ def run_stage(stage: Stage, out: Path, say: Callable[[str], None]) -> Done:
         made.text = "image and reconstruction"
         return replace(made, seconds=time.perf_counter() - begin)
     say(f"evaluating on {stage.task} …")
-    more = {"count": LIMITS[stage.kind]} if stage.kind == "image-generation" else {}
+    more: dict[str, Any] = {"count": LIMITS[stage.kind]} if stage.kind == "image-generation" else {}
     if stage.kind == "image-generation" and not getattr(model.config, "tokenizer", None):
         more["tokenizer"] = str(stage.folder.parent / "llamagen_vq_mini")
     done = run_task(

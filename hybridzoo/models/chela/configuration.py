@@ -124,6 +124,12 @@ class ChelaConfig(DecoderConfig):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "max_length", "num_documents"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in (
+            "dropout",
+            "classifier_dropout",
+        ):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: a probability, 0 or more and below 1")
         if self.num_documents > 2:
             raise ConfigError(f"num_documents={self.num_documents}: 1, or 2 for pairs")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:

@@ -27,7 +27,7 @@ class ATSSHead(nn.Module):
 
     def __init__(self, config: CoDetrConfig) -> None:
         super().__init__()
-        dim, groups, classes = config.d_model, config.norm_groups, config.num_labels
+        dim, groups, classes = config.d_model, config.norm_groups, config.label_count
         self.config = config
         self.cls_convs = nn.ModuleList(ConvNorm(dim, dim, 3, groups, relu=True) for _ in range(config.atss_convs))
         self.reg_convs = nn.ModuleList(ConvNorm(dim, dim, 3, groups, relu=True) for _ in range(config.atss_convs))
@@ -67,7 +67,7 @@ class ATSSHead(nn.Module):
             `loss_cls1`, `loss_bbox1`, `loss_centerness1`, a scalar per level each; and the anchors.
         """
         config, batch = self.config, maps[0].shape[0]
-        weight, background = config.decoder_layers * config.aux_loss_weight, config.num_labels
+        weight, background = config.decoder_layers * config.aux_loss_weight, config.label_count
         shapes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         anchors = grid_anchors(shapes, strides, [SCALE], [1.0], maps[0].device)
         everything, sizes = torch.cat(anchors), [len(a) for a in anchors]

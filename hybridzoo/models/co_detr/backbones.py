@@ -70,6 +70,7 @@ def _resnet(values: Mapping[str, Any], channels: int) -> nn.Module:
     from transformers import ResNetConfig
     from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
+    stages: dict[str, Any] = {"out_features": [f"stage{i}" for i in values["out_stages"]]}
     return ResNetBackbone(
         ResNetConfig(
             num_channels=channels,
@@ -77,7 +78,7 @@ def _resnet(values: Mapping[str, Any], channels: int) -> nn.Module:
             hidden_sizes=values["channels"],
             depths=values["depths"],
             layer_type="bottleneck",
-            out_features=[f"stage{i}" for i in values["out_stages"]],
+            **stages,
         )
     )
 
@@ -94,7 +95,8 @@ def _swin(values: Mapping[str, Any], channels: int) -> nn.Module:
     from transformers import SwinConfig
     from transformers.models.swin.modeling_swin import SwinBackbone
 
-    net = SwinBackbone(
+    stages: dict[str, Any] = {"out_features": [f"stage{i}" for i in values["out_stages"]]}
+    net: Any = SwinBackbone(
         SwinConfig(
             num_channels=channels,
             embed_dim=values["embed_dim"],
@@ -103,7 +105,7 @@ def _swin(values: Mapping[str, Any], channels: int) -> nn.Module:
             window_size=values["window_size"],
             mlp_ratio=values["mlp_ratio"],
             drop_path_rate=values["drop_path_rate"],
-            out_features=[f"stage{i}" for i in values["out_stages"]],
+            **stages,
         )
     )
     net.swin.layernorm = nn.Identity()  # of the classifier; the stages have norms of their own

@@ -120,7 +120,7 @@ class Collaborative(nn.Module):
         self, place: int, suffix: str, found: Positives, objects: Objects, decode: Decode
     ) -> dict[str, Tensor]:
         config = self.config
-        index = select_queries(found.labels, config.num_labels, config.max_positive_queries)  # (B, M)
+        index = select_queries(found.labels, config.label_count, config.max_positive_queries)  # (B, M)
         labels = found.labels.gather(1, index)
         limits = objects.limits[:, None]
 
@@ -132,7 +132,7 @@ class Collaborative(nn.Module):
         content, pos = self.queries(place, references, pick(found.features))
         decoded = decode(content, pos, references)
         depth = len(decoded.logits)
-        image, query = (labels < config.num_labels).nonzero(as_tuple=True)
+        image, query = (labels < config.label_count).nonzero(as_tuple=True)
         count = len(image)
         layer = torch.arange(depth, device=labels.device).repeat_interleave(count)
         per_layer = losses_of_targets(

@@ -175,6 +175,11 @@ class CoDetrConfig(ZooConfig):
             raise ConfigError(f"roi_box_stds={list(self.roi_box_stds)}: give four numbers above 0")
 
     @property
+    def label_count(self) -> int:
+        """How many classes there are: `num_labels`."""
+        return len(self.id2label or ())
+
+    @property
     def feature_channels(self) -> list[int]:
         """Channels of the backbone's maps."""
         return backbone_facts(self.backbone, self.backbone_config or {}).channels

@@ -74,9 +74,9 @@ class Denoising(nn.Module):
 
     def __init__(self, config: CoDetrConfig) -> None:
         super().__init__()
-        self.num_labels, self.num_queries = config.num_labels, config.num_dn_queries
+        self.num_labels, self.num_queries = config.label_count, config.num_dn_queries
         self.label_noise, self.box_noise = config.dn_label_noise, config.dn_box_noise
-        self.label_embedding = nn.Embedding(config.num_labels, config.d_model)
+        self.label_embedding = nn.Embedding(config.label_count, config.d_model)
         self.label_embedding.init_rule = "normal"  # type: ignore[assignment]
 
     def forward(self, labels: list[Tensor], boxes_cxcywh: list[Tensor], num_matched: int) -> DenoisingQueries | None:

@@ -65,12 +65,12 @@ def init_weights(module: Any) -> None:
                 module.bias.copy_(offset_bias(*module.grid))
     elif rule.startswith("xavier"):
         nn.init.xavier_uniform_(module.weight)
+        if rule == "xavier_zero":
+            nn.init.zeros_(module.bias)
     elif rule.startswith("normal_"):
         nn.init.normal_(module.weight, std=float(rule.split("_")[1]))
         if module.bias is not None:
             nn.init.constant_(module.bias, FOCAL_BIAS if rule.endswith("focal") else 0.0)
-    if rule == "xavier_zero":
-        nn.init.zeros_(module.bias)
 
 
 def _default_linear(module: Any) -> None:

@@ -35,7 +35,7 @@ def check_mask(pixel_mask: Any, pixel_values: Tensor) -> Tensor | None:
         raise InputError(f"pixel_mask must be a tensor {expected}, 1 at the image and 0 at padding, got {given}")
     mask = pixel_mask.bool()
     # Reading values would stop a compiled graph and wait for a GPU.
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():  # type: ignore[reportPrivateImportUsage]
         rows, columns = mask[:, :, 0].sum(1), mask[:, 0].sum(1)
         filled = (rows * columns == mask.flatten(1).sum(1)) & (rows > 0)
         if not filled.all():

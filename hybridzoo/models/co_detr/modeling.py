@@ -93,7 +93,7 @@ class CoDetrForObjectDetection(ZooModel):
 
     def __init__(self, config: CoDetrConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.label_count
         self.backbone = Backbone(config)
         if config.backbone == "vit":
             self.neck: nn.Module = SimpleFeaturePyramid(config.feature_channels[0], config.d_model)
@@ -165,15 +165,16 @@ class CoDetrForObjectDetection(ZooModel):
         batch = pixel_values.shape[0]  # not len(): it would fix the size of an exported graph
         mask = check_mask(pixel_mask, pixel_values)
         pixel_values, mask = self._pad(pixel_values, mask)
+        size = pixel_values.shape[-2], pixel_values.shape[-1]
         maps = self.neck(self.backbone(pixel_values))
-        canvas = make_canvas(mask if self.config.use_padding_mask else None, maps, pixel_values.shape[-2:])
+        canvas = make_canvas(mask if self.config.use_padding_mask else None, maps, size)
         # Without a padding mask the network sees one canvas; outside, boxes are relative to the image all the same.
         rescale = None
         if not self.config.use_padding_mask and mask is not None:
-            rescale = canvas.limits / make_canvas(mask, maps, pixel_values.shape[-2:]).limits
+            rescale = canvas.limits / make_canvas(mask, maps, size).limits
         objects = None
         if labels is not None:
-            objects = read_labels(labels, batch, self.config.num_labels, canvas.limits, rescale)
+            objects = read_labels(labels, batch, self.config.label_count, canvas.limits, rescale)
         memory, _ = self.encoder(maps, canvas)
         proposals = self.two_stage(memory, canvas, self.heads)
         wants_states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
@@ -283,7 +284,10 @@ class CoDetrForObjectDetection(ZooModel):
         if labels:
             boxes = torch.tensor([[0.3, 0.4, 0.3, 0.5], [0.6, 0.5, 0.5, 0.4]], device=weight.device)
             inputs["labels"] = [
-                {"class_labels": torch.tensor([i % config.num_labels, 0], device=weight.device), "boxes": boxes.clone()}
+                {
+                    "class_labels": torch.tensor([i % config.label_count, 0], device=weight.device),
+                    "boxes": boxes.clone(),
+                }
                 for i in range(batch_size)
             ]
         return inputs
@@ -332,7 +336,7 @@ class CoDetrForObjectDetection(ZooModel):
         """
         values = self.config.to_dict()
         off = ("use_roi_head", "use_atss_head", "use_aux_queries", "use_denoising")
-        config = type(self.config).from_dict(values | dict.fromkeys(off, False))
+        config = cast(CoDetrConfig, type(self.config).from_dict(values | dict.fromkeys(off, False)))
         with torch.device("meta"):
             model = type(self)(config)
         state = self.state_dict(keep_vars=True)
@@ -343,7 +347,7 @@ class CoDetrForObjectDetection(ZooModel):
         """(B, Q, K) of the logits."""
         batch, _, height, width = inputs["pixel_values"].shape
         sides = ((-(-height // s), -(-width // s)) for s in self.config.feature_strides)
-        return (batch, min(self.config.num_queries, sum(h * w for h, w in sides)), self.config.num_labels)
+        return (batch, min(self.config.num_queries, sum(h * w for h, w in sides)), self.config.label_count)
 
     def save_extras(self, folder: Path) -> None:
         """The image processor, in `preprocessor_config.json`."""

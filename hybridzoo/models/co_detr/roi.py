@@ -44,7 +44,7 @@ class RoIHead(nn.Module):
 
     def __init__(self, config: CoDetrConfig) -> None:
         super().__init__()
-        dim, classes, hidden = config.d_model, config.num_labels, config.roi_fc_dim
+        dim, classes, hidden = config.d_model, config.label_count, config.roi_fc_dim
         self.config = config
         self.convs = nn.ModuleList(
             ConvNorm(dim, dim, 3, config.norm_groups, relu=True) for _ in range(config.roi_convs)
@@ -100,7 +100,7 @@ class RoIHead(nn.Module):
             `loss_cls0`, `acc0` (percent), `loss_bbox0`; and the samples, cut to the smallest number of an image.
         """
         config = self.config
-        weight, background = config.decoder_layers * config.aux_loss_weight, config.num_labels
+        weight, background = config.decoder_layers * config.aux_loss_weight, config.label_count
         boxes, targets, classes = [], [], []
         for found, gt, label in zip(proposals, objects_xyxy, labels):
             assigned = assign_by_iou(found, gt, positive=0.5, negative=0.5)

@@ -82,7 +82,7 @@ class Heads(nn.Module):
     def __init__(self, config: CoDetrConfig) -> None:
         super().__init__()
         dim, count = config.d_model, config.decoder_layers + 1
-        self.classify = nn.ModuleList(nn.Linear(dim, config.num_labels) for _ in range(count))
+        self.classify = nn.ModuleList(nn.Linear(dim, config.label_count) for _ in range(count))
         self.regress = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
             for _ in range(count)

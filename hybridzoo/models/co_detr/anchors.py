@@ -46,7 +46,8 @@ def grid_anchors(
 @lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers as fp32 on a device, kept: a copy from the host would wait for the device each time."""
-    return torch.tensor(values, device=device)
+    with torch.inference_mode(False):  # one made in inference mode could not be used in a later training
+        return torch.tensor(values, device=device)
 
 
 def encode(anchors: Tensor, boxes: Tensor, stds: Sequence[float]) -> Tensor:

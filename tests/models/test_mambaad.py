@@ -13,6 +13,7 @@ from hybridzoo import build_model, load_original
 from hybridzoo.errors import CheckpointError, ConfigError, InputError
 from hybridzoo.export import export_model
 from hybridzoo.loading import build_from_backbone
+from hybridzoo.models.mambaad import step_sizes
 from hybridzoo.models.mambaad.maps import smooth
 
 
@@ -55,6 +56,66 @@ def test_another_size_compiles_and_exports(model, compiled):
         else:
             got = torch.export.export(model, (x,)).module()(x)["anomaly_map"]
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+class _Keeps(torch.autograd.Function):
+    """Three times the step sizes' square; keeps a view of them, as the scans' kernels do."""
+
+    @staticmethod
+    def forward(ctx, dt):
+        ctx.save_for_backward(dt.flatten(1))
+        return 3 * dt**2
+
+    @staticmethod
+    def backward(ctx, grad):
+        (dt,) = ctx.saved_tensors
+        return 6 * dt.view_as(grad) * grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_step_sizes_are_remade_for_the_backward(dtype, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    projected = torch.randn(10, 4, 7, generator=g).to(dtype).requires_grad_()
+    weight = torch.randn(4, 6, 3, generator=g).to(dtype).requires_grad_()
+    other = torch.randn(10, 4, 6, generator=g).to(dtype)
+    made = []
+    real = step_sizes._product
+    monkeypatch.setattr(step_sizes, "_product", lambda *a: made.append(1) or real(*a))
+
+    rank = projected[..., :3]  # no block of memory of its own
+    dt = step_sizes.project(rank, weight)
+    assert dt.is_contiguous()
+    with step_sizes.remade(dt, rank, weight):
+        y = _Keeps.apply(dt) * other
+    assert len(made) == 1
+    got = torch.autograd.grad(y.sum(), (projected, weight))
+    assert len(made) == 2  # in place of what was not kept
+
+    want_dt = torch.einsum("mkr,kdr->mkd", projected[..., :3].double(), weight.double())
+    want = torch.autograd.grad((3 * want_dt**2 * other).sum(), (projected, weight))
+    tolerance = 1e-12 if dtype == torch.float64 else 3e-2
+    for a, b in zip(got, want):
+        assert (a - b).norm() <= tolerance * b.norm()
+
+
+def test_gradient_checkpointing_decides_itself_what_is_kept(monkeypatch):
+    entered = []
+    real = torch.autograd.graph.saved_tensors_hooks
+    rank, weight = torch.randn(5, 2, 3, requires_grad=True), torch.randn(2, 4, 3, requires_grad=True)
+    monkeypatch.setattr(
+        step_sizes.torch.autograd.graph, "saved_tensors_hooks", lambda *a: entered.append(1) or real(*a)
+    )
+
+    def run(rank):
+        dt = step_sizes.project(rank, weight)
+        with step_sizes.remade(dt, rank, weight):
+            return _Keeps.apply(dt).sum()
+
+    (want,) = torch.autograd.grad(run(rank), rank)
+    assert len(entered) == 1
+    (got,) = torch.autograd.grad(torch.utils.checkpoint.checkpoint(run, rank, use_reentrant=False), rank)
+    assert len(entered) == 1
+    torch.testing.assert_close(got, want)
 
 
 def test_an_exported_file_gives_map_and_score(model, tmp_path):

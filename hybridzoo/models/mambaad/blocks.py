@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.errors import InputError
+from hybridzoo.models.mambaad.step_sizes import project, remade
 from hybridzoo.ops.scan_paths import scan_paths
 from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
@@ -66,20 +67,20 @@ class SelectiveScans(nn.Module):
         seq = u.flatten(1, 2)  # (B, L, D)
         projected = F.linear(seq, self.x_proj_weight.flatten(0, 1)).unflatten(2, (k, -1))  # (B, L, K, R + 2 N)
         rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=3)
-        # one product per direction: (K, B L, R) x (K, R, D)
-        dt = torch.bmm(rank.flatten(0, 1).transpose(0, 1), self.dt_projs_weight.transpose(1, 2).to(rank.dtype))
-        dt = dt.transpose(0, 1).unflatten(0, seq.shape[:2])  # (B, L, K, D)
-        y = selective_scan_2d(
-            seq.contiguous(),
-            dt,
-            -self.A_logs.float().exp().view(k, inner, -1),
-            B,
-            C,
-            self.Ds.float().view(k, inner),
-            self.dt_projs_bias.float(),
-            paths=paths,
-            dt_softplus=True,
-        )
+        rank, weight = rank.flatten(0, 1), self.dt_projs_weight.to(rank.dtype)
+        dt = project(rank, weight)  # (B L, K, D)
+        with remade(dt, rank, weight):
+            y = selective_scan_2d(
+                seq.contiguous(),
+                dt.unflatten(0, seq.shape[:2]),
+                -self.A_logs.float().exp().view(k, inner, -1),
+                B,
+                C,
+                self.Ds.float().view(k, inner),
+                self.dt_projs_bias.float(),
+                paths=paths,
+                dt_softplus=True,
+            )
         return y.unflatten(1, u.shape[1:3])
 
     def count(self) -> int:

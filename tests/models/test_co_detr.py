@@ -392,6 +392,19 @@ def test_layers_of_a_vit_get_falling_rates() -> None:
     assert rates["decoder.layers.0.ffn.fc1.weight"] == 1.0
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("variant", ["dino", "deformable_detr"])
+def test_every_loss_in_bf16(variant: str, autocast: bool) -> None:
+    model = tiny(variant=variant).train()
+    model = model if autocast else model.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        output = model(**model.example_inputs(2, labels=True))
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert all(v.isfinite() for v in output.loss_dict.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_bf16_autocast_from_the_proposals_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which proposals are best is a choice among near ties for random weights; given the choice, bf16 is close."""
     model = tiny().eval()

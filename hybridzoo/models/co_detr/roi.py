@@ -68,8 +68,9 @@ class RoIHead(nn.Module):
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], POOLED, POOLED)
         for i, (x, stride) in enumerate(zip(maps, strides)):
             index = (level == i).nonzero().flatten()
-            part = roi_align(x, rois[index].to(x.dtype), POOLED, 1.0 / stride, sampling_ratio=0, aligned=True)
-            pooled = pooled.index_copy(0, index, part)
+            # in fp32: torchvision has no kernel for bfloat16, and corners need the digits
+            part = roi_align(x.float(), rois[index].float(), POOLED, 1.0 / stride, sampling_ratio=0, aligned=True)
+            pooled = pooled.index_copy(0, index, part.to(pooled.dtype))
         return pooled
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:

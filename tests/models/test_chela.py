@@ -210,6 +210,21 @@ def test_too_long_sequences_are_refused_unless_the_kernel_is_bounded():
         lm(tokens(lm, 1, 1), past_key_values=lm(tokens(lm, 1, 16), use_cache=True).past_key_values)
 
 
+@pytest.mark.parametrize("name", ["chela_test", "chela_mega_test"])
+@torch.no_grad()
+def test_an_exported_encoder_takes_any_length(name):
+    model = make(name)
+    inputs = model.example_inputs(2)
+    dynamic = {k: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for k in inputs}
+    program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dynamic).module()
+    for length in (9, model.config.max_length):
+        ids = tokens(model, 3, length)
+        mask = torch.ones_like(ids)
+        mask[1, :4] = 0
+        want = model(ids, attention_mask=mask).logits
+        torch.testing.assert_close(program(input_ids=ids, attention_mask=mask).logits, want, rtol=1e-4, atol=1e-5)
+
+
 # Switches ------------------------------------------------------------------------------------------------------------
 
 SWITCHES = [

@@ -143,13 +143,18 @@ class MultiScaleConv(nn.Module):
 
         In eval mode without gradients they are kept until a weight changes.
         """
-        taps = min(length, self.max_length)
+        fits = torch.compiler.is_exporting() and not self.any_length  # checked; a minimum would split the graph
+        taps = length if fits else min(length, self.max_length)
         key = None
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
             key = versions(self, taps)
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
-        whole = self._whole(self.kernel_norm)[:, :, :taps]
+        whole = self._whole(self.kernel_norm)
+        if torch.compiler.is_exporting():  # a slice would fix whether the sequence is as long as the kernel
+            whole = whole.index_select(2, torch.arange(taps, device=whole.device))
+        else:
+            whole = whole[:, :, :taps]
         back, ahead = whole, None
         if self.bidirectional:
             back, ahead = whole.chunk(2)  # the first half of the rows looks back

@@ -112,9 +112,12 @@ class ChelaPreTrainedModel(ZooModel):
             inputs = input_ids if input_ids is not None else embeds
             assert inputs is not None
             return self.encoder(inputs, valid, embeds=embeds, all_states=all_states)
-        order = torch.argsort(valid.logical_not().to(torch.int8), dim=1, stable=True)
-        back = order.argsort(1)
-        valid = valid.gather(1, order)
+        # a stable sort without a sort, which ONNX does not have: the tokens' new places, and what stands at each place
+        counts = valid.sum(1, keepdim=True)
+        back = torch.where(valid, valid.cumsum(1), counts + valid.logical_not().cumsum(1)) - 1
+        places = torch.arange(valid.shape[1], device=valid.device).expand_as(back)
+        order = torch.zeros_like(back).scatter(1, back, places)
+        valid = places < counts
         if input_ids is not None:
             inputs = input_ids = input_ids.gather(1, order)
         else:
@@ -138,8 +141,8 @@ class ChelaPreTrainedModel(ZooModel):
         return undecayed(self)
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
-        """Seeded tokens of full and shorter rows, at most 64 long."""
-        steps = min(64, self.config.max_length)
+        """Seeded tokens of full and shorter rows, up to 64 long and below the limit, which export takes for fixed."""
+        steps = max(1, min(64, self.config.max_length - 1))
         generator = torch.Generator().manual_seed(0)
         pad = self.config.pad_token_id or 0
         ids = torch.randint(pad + 1, self.config.vocab_size, (batch_size, steps), generator=generator)

@@ -198,16 +198,23 @@ def _write_ref(path: Path, sha: str) -> None:
 
 
 def _retried(fetch: Callable[[], str]) -> str:
-    """Call again after a server error (5xx, 429): the client repeats broken connections, but not those."""
+    """Call again after a server error (5xx, 429) or a broken connection, which the client repeats for files only."""
     for wait in RETRY_AFTER_S:
         try:
             return fetch()
-        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-            statuses = {_status(cause) for cause in _chain(error)} - {None}
-            if not any(status == 429 or status >= 500 for status in statuses if status):
+        except Exception as error:
+            if not any(map(_is_passing, _chain(error))):
                 raise
             time.sleep(wait)
     return fetch()
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the next try may well succeed; a server that is not there at all is none."""
+    if _is_transport(error):
+        return type(error).__name__ in ("RemoteProtocolError", "ReadError")
+    status = _status(error)
+    return isinstance(error, HfHubHTTPError) and status is not None and (status == 429 or status >= 500)
 
 
 @contextmanager
@@ -216,15 +223,19 @@ def _verified(repo: str) -> Iterator[None]:
     it.
     """
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
-    before = _names(blobs)
-    yield
-    for name in sorted(_names(blobs) - before):
-        if _hash_as(name, blobs / name) != name:
-            (blobs / name).unlink()
-            raise SourceError(
-                f"{repo} at {constants.ENDPOINT}: a downloaded file does not have the hash that the server states "
-                f"({name[:12]}…); it was damaged on the way and has been deleted: try again"
-            )
+    before, damaged = _names(blobs), []
+    try:
+        yield
+    finally:  # also where another file failed: nothing damaged may stay in the cache, where it would be believed
+        for name in sorted(_names(blobs) - before):
+            if _hash_as(name, blobs / name) != name:
+                (blobs / name).unlink()
+                damaged.append(name)
+    if damaged:
+        raise SourceError(
+            f"{repo} at {constants.ENDPOINT}: a downloaded file does not have the hash that the server states "
+            f"({damaged[0][:12]}…); it was damaged on the way and has been deleted: try again"
+        )
 
 
 def _hash_as(name: str, path: Path) -> str:

@@ -5,7 +5,10 @@
   const MOST_METRICS = 5; // shown at first; the column chooser has the rest
 
   // {key, title, number, value(row), up: the first press of the title sorts upwards, chosen: shown at first}
-  HZ.columns = (task) => [
+  HZ.columns = (task) => allColumns(task).map((column) =>
+    ({ ...column, chosen: column.chosen && task.rows.some((row) => !missing(column.value(row))) }));
+
+  const allColumns = (task) => [
     { key: "rank", title: "#", number: true, value: (row) => row.rank, up: true, fixed: true },
     { key: "label", title: "Model", value: (row) => row.label.toLowerCase(), up: true, fixed: true },
     ...metricColumns(task),

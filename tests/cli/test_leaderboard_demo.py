@@ -14,7 +14,7 @@ from hybridzoo.eval.schema import Result
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A folder as checkpoints/ is: a classifier, a detector, a tokenizer of images, and folders that cannot be shown."""
+    """A folder as checkpoints/ is: a classifier, a detector, a tokenizer of images, folders that cannot be shown."""
     root = tmp_path_factory.mktemp("zoo") / "checkpoints"
     torch.manual_seed(0)
     build_model("iformer_test", num_labels=10).save_pretrained(root / "iformer_test")

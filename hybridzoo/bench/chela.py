@@ -26,6 +26,7 @@ from hybridzoo.layers.decoder_spec import DecoderSpec, layer_spec
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerOutput, State
 from hybridzoo.models.chela.configuration import ChelaConfig
 from hybridzoo.models.chela.encoder import ChelaLayer
+from hybridzoo.ops.dispatch import use_backend
 
 KINDS = ("chela", "transformer", "fla")
 MODES = ("forward", "train")
@@ -186,7 +187,7 @@ def _timed(
     layer.train(mode == "train")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with flash:
+    with flash, use_backend(hybrid_attention="torch"):  # torch's own flash attention, whatever the zoo would take
         timing = measure(call, device, seconds=settings.seconds, max_repeats=200)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     tokens = batch * length

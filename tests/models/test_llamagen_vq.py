@@ -236,3 +236,14 @@ def test_bad_codes_are_named(model, codes, shape, words):
 def test_impossible_configurations_are_named(values, words):
     with pytest.raises(ConfigError, match=words):
         build_model("llamagen_vq_test", **values)
+
+
+@pytest.mark.parametrize("l2_norm", [True, False])
+def test_the_codebook_starts_small_or_on_the_sphere(l2_norm):
+    model = build_model("llamagen_vq_test", codebook_l2_norm=l2_norm)
+    rows = model.quantize.embedding.weight.detach()
+    if l2_norm:
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
+    else:
+        assert rows.abs().max() <= 1 / len(rows)
+        assert rows.abs().max() > 0.5 / len(rows)

@@ -95,14 +95,12 @@ class LlamaGenVQ(ZooModel):
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, VectorQuantizer):
+        elif isinstance(module, nn.Embedding):  # the codebook; its quantiser holds no parameter and is never asked
             bound = 1.0 / self.config.codebook_size
-            nn.init.uniform_(module.embedding.weight, -bound, bound)
+            nn.init.uniform_(module.weight, -bound, bound)
             if self.config.codebook_l2_norm:  # every direction alike
                 with torch.no_grad():
-                    module.embedding.weight.copy_(F.normalize(module.embedding.weight, dim=-1))
-            if module.codebook_used is not None:
-                module.codebook_used.zero_()
+                    module.weight.copy_(F.normalize(module.weight, dim=-1))
 
     def encode(self, pixel_values: Tensor) -> EncodedImages:
         """Images -> code indices.

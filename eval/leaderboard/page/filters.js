@@ -27,6 +27,7 @@
     const chosen = byId(tabId(HZ.state.task));
     const strip = byId("tabs");
     if (strip.scrollWidth > strip.clientWidth) strip.scrollLeft = chosen.offsetLeft - strip.clientWidth / 3;
+    if (strip.scrollHeight > strip.clientHeight) strip.scrollTop = chosen.offsetTop - strip.clientHeight / 3;
   };
 
   HZ.choose = (name) => {

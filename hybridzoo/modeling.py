@@ -65,7 +65,7 @@ class ZooModel(PreTrainedModel):
 
     def output_shape(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of the main output for these inputs of `forward`; of a classifier (B, num_labels)."""
-        return (len(inputs[self.main_input_name]), self.config.num_labels)
+        return (len(inputs[self.main_input_name]), int(self.config.num_labels))  # type: ignore[arg-type]
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
         """Valid keyword inputs for `forward`, seeded, on the model's device: for FLOP counts, export and tests.

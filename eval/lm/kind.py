@@ -8,7 +8,7 @@ MQAR                   {"id", "questions", "right", "gaps"}
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class LanguageKind:
         return []
 
 
-def _measure(metrics: Sequence[str]) -> Callable[[Sequence[dict[str, Any]]], dict[str, float]]:
+def _measure(metrics: Sequence[str]) -> Callable[[Sequence[Any]], dict[str, float]]:
     if "bits_per_byte" in metrics:
         return likelihood_metrics
     if "contains" in metrics:
@@ -161,7 +161,7 @@ def _metric(name: str, value: float, error: float | None) -> Metric:
     )
 
 
-def _details(rows: Sequence[dict[str, Any]], measure: Callable[..., dict[str, float]]) -> dict[str, Any]:
+def _details(rows: Sequence[Mapping[str, Any]], measure: Callable[..., dict[str, float]]) -> dict[str, Any]:
     if "gaps" in rows[0]:
         hits: dict[int, list[int]] = defaultdict(list)
         for row in rows:

@@ -82,7 +82,7 @@ def document_likelihoods(
     from tqdm import tqdm
 
     trained = getattr(model.config, "max_position_embeddings", None) or DEFAULT_LENGTH
-    max_length = max_length or min(trained, DEFAULT_LENGTH)
+    max_length = int(max_length or min(trained, DEFAULT_LENGTH))
     stride = stride or max(max_length // 2, 1)
     before = prefix_token(tokenizer)
     rows = [

@@ -110,7 +110,7 @@ def _check(
     if masks is not None:
         if masks.shape != maps.shape:
             raise InputError(f"masks {masks.shape} and maps {maps.shape} differ in shape; resize the masks to the maps")
-        masks = masks if masks.dtype == bool else masks != 0
+        masks = masks if masks.dtype == bool else np.asarray(masks != 0)
     if labels is None:
         if masks is None:
             raise InputError("neither masks nor labels were given: nothing to score against")
@@ -319,4 +319,4 @@ class PixelRanking:
             before = above[np.searchsorted(self.positives, edge, side="right")]
             after = above[np.searchsorted(self.positives, edge, side="left")]
             area += rest * (before + (after - before) * rest / group / 2)  # the first part of that straight piece
-        return area / allowed
+        return float(area / allowed)

@@ -93,7 +93,7 @@ def build(
             return
         scan = _by_mamba_ssm if on_gpu else _by_selective_scan
         name = "copies + mamba_ssm" if on_gpu else "copies + our selective_scan"
-        call = lambda: by_copies(scan, *theirs, paths)  # noqa: E731
+        call = lambda: by_copies(scan, *theirs, paths)  # type: ignore[call-arg]  # noqa: E731
         yield Contender(name, call, theirs, peer=True, to_common=lambda y: y.transpose(1, 2))
 
     return contenders

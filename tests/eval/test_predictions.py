@@ -111,6 +111,7 @@ def test_nan_logits_are_refused() -> None:
         gzip.compress(b'{"predictions": 9, "task": "t", "label_names": []}\n'),
         file().to_bytes()[:200],
     ],
+    ids=["empty", "plain", "not-json", "no-head", "other-version", "truncated"],
 )
 def test_damaged_files(data: bytes) -> None:
     with pytest.raises(ResultError, match=r"damaged|format 9"):

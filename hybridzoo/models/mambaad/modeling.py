@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hybridzoo.errors import InputError
 from hybridzoo.modeling import ZooModel

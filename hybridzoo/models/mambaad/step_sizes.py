@@ -51,7 +51,7 @@ def remade(dt: Tensor, rank: Tensor, weight: Tensor) -> Iterator[None]:
 
     Without effect under torch.compile, and where others decide what is kept (gradient checkpointing).
     """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    top = getattr(getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None)
     if torch.compiler.is_compiling() or dt.is_meta or top is None or top(True) is not None:
         yield
         return

@@ -101,7 +101,7 @@ def _define(name: str, module: str, kept_shape: Callable[..., tuple[int, ...]]) 
         ctx.save_for_backward(u, dt, A, B, C, D, z, dt_bias, seq_idx, cu_seqlens, output[2])
 
     def run_backward(
-        ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _kept: None, run: Callable[..., Any] = backward
+        ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _: Tensor | None, run: Callable[..., Any] = backward
     ) -> tuple[Any, ...]:
         u, dt, A, B, C, D, z, dt_bias, seq_idx, cu_seqlens, kept = ctx.saved_tensors
         if grad_y is None:

@@ -14,6 +14,19 @@ from hybridzoo.errors import TrainingError
 
 # A file system without locks (some network shares): the training goes on, as it would without this module.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+# A lock lives as long as any copy of its handle: workers that load data, forked and perhaps outliving a killed
+# training, must not have one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -23,13 +36,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: another process trains in it, or it cannot be made.
     """
+    if folder.is_file():
+        raise TrainingError(f"the run folder {folder} is a file; give another --run-dir")
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder if os.name == "posix" else _stand_in(folder), _flags())
     except OSError as error:
         what = error.strerror or error
-        raise TrainingError(f"{folder} cannot be a run folder: {what}; give another --run-dir") from error
+        raise TrainingError(f"the run folder {folder} cannot be written: {what}; give another --run-dir") from error
+    _held.add(handle)
     try:
         try:
             _lock(handle)
@@ -40,6 +56,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 ) from error
         yield
     finally:
+        _held.discard(handle)
         os.close(handle)  # gives the lock back
         if new:
             with suppress(OSError):  # a training that could not even begin leaves no empty folder

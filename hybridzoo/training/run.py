@@ -223,8 +223,6 @@ def prepare_folder(folder: Path, recipe: Recipe, resume: str | bool | Path, *, m
         CheckpointError: the checkpoint is damaged, or resume=True finds none.
     """
     store = folder / "checkpoints"
-    if folder.is_file():
-        raise TrainingError(f"the run folder {folder} is a file; give another --run-dir")
     known = (folder / RECIPE_FILE).is_file()
     if folder.is_dir() and any(folder.iterdir()) and not known:
         raise TrainingError(

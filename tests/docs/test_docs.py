@@ -88,12 +88,14 @@ def test_python_blocks_run_in_order(path: Path, tmp_path, monkeypatch):
 def _registry_state():
     """What undoes the registrations of a page."""
     from hybridzoo import registry
+    from hybridzoo.layers import mixer
 
     registry.models()
-    before = dict(registry._families), dict(registry._models)
+    tables = registry._families, registry._models, mixer._TABLE
+    before = [dict(table) for table in tables]
 
     def restore() -> None:
-        for now, then in zip((registry._families, registry._models), before):
+        for now, then in zip(tables, before):
             now.clear()
             now.update(then)
 

@@ -279,7 +279,7 @@ def test_samples_repeat_by_seed(folders, tmp_path):
         options = GenerationOptions(
             count=20,
             steps=2,
-            batch_size=7,
+            samples_at_once=7,
             classifier="iformer_mini",
             seed=seed,
             save_npz=str(tmp_path / f"{seed}.npz"),

@@ -41,5 +41,20 @@ def test_a_folder_that_stays_empty_is_taken_away_and_one_that_cannot_be_is_an_er
         pass
     assert (tmp_path / "old").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match="cannot be a run folder"), folder_lock(Path(tmp_path / "file" / "x")):
+    with pytest.raises(TrainingError, match="cannot be written"), folder_lock(Path(tmp_path / "file" / "x")):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_worker_that_outlives_the_training_does_not_hold_its_folder(tmp_path):
+    with folder_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+            os._exit(0)
+    try:
+        with folder_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -57,7 +57,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(handle)
-        os.close(handle)  # gives the lock back
+        os.close(_unlocked(handle))
         if new:
             with suppress(OSError):  # a training that could not even begin leaves no empty folder
                 folder.rmdir()
@@ -71,6 +71,16 @@ def _stand_in(folder: Path) -> Path:
     """Windows cannot open a folder: a file of the temporary folder stands for it."""
     name = hashlib.sha256(str(folder.resolve()).lower().encode()).hexdigest()[:32]
     return Path(tempfile.gettempdir()) / f"hybridzoo-run-{name}.lock"
+
+
+def _unlocked(handle: int) -> int:
+    """The handle, without its lock even while a worker that was forked a moment ago still has a copy."""
+    if os.name == "posix":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    return handle
 
 
 def _lock(handle: int) -> None:

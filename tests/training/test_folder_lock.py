@@ -45,16 +45,24 @@ def test_a_folder_that_stays_empty_is_taken_away_and_one_that_cannot_be_is_an_er
         pass
 
 
+WORKER = """import os, sys, time; from pathlib import Path; from hybridzoo.training.folder_lock import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_worker_that_outlives_the_training_does_not_hold_its_folder(tmp_path):
-    with folder_lock(tmp_path):
-        child = os.fork()
-        if child == 0:
-            signal.pause()
-            os._exit(0)
+def test_a_worker_that_outlives_a_killed_training_does_not_hold_its_folder(tmp_path):
+    training = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert training.stdout is not None
+    worker = int(training.stdout.readline())
     try:
+        training.kill()
+        training.wait()
+        os.kill(worker, 0)  # it lives
         with folder_lock(tmp_path):
             pass
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        os.kill(worker, signal.SIGKILL)

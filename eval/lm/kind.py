@@ -173,7 +173,7 @@ def _details(rows: Sequence[Mapping[str, Any]], measure: Callable[..., dict[str,
                 for k, h in sorted(hits.items())
             }
         }
-    parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    parts: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         parts[str(row["id"]).partition("/")[0]].append(row)
     if "nll" not in rows[0] or not 1 < len(parts) <= 20:

@@ -110,7 +110,7 @@ def _check(
     if masks is not None:
         if masks.shape != maps.shape:
             raise InputError(f"masks {masks.shape} and maps {maps.shape} differ in shape; resize the masks to the maps")
-        masks = masks if masks.dtype == bool else np.asarray(masks != 0)
+        masks = masks.astype(bool, copy=False)
     if labels is None:
         if masks is None:
             raise InputError("neither masks nor labels were given: nothing to score against")

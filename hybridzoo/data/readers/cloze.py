@@ -61,7 +61,11 @@ def read_cloze(root: str | Path, name: str = "squad_completion") -> list[Cloze]:
         if not found or not all(isinstance(v, str) and v.strip() for v in found.values()):
             have = ", ".join(map(str, row))[:80] if isinstance(row, Mapping) else type(row).__name__
             raise DataError(f"{root}: row {number} has {have}; expected texts under 'text' and 'value'")
-        made.append(Cloze(str(row.get("id", row.get("doc_id", number))), found["text"].strip(), found["value"].strip()))
+        made.append(
+            Cloze(
+                str(row.get("id", row.get("doc_id", number))), str(found["text"]).strip(), str(found["value"]).strip()
+            )
+        )
     if not made:
         raise DataError(f"{root} holds no rows")
     return made

@@ -115,7 +115,7 @@ def _check(
         if masks is None:
             raise InputError("neither masks nor labels were given: nothing to score against")
         labels = masks.any(axis=(1, 2))
-    labels = np.asarray(labels) > 0
+    labels = np.greater(labels, 0, out=np.empty(np.shape(labels), bool))
     if labels.shape != maps.shape[:1]:
         raise InputError(f"labels must be ({len(maps)},), one per map, got {labels.shape}")
     return maps, masks, labels

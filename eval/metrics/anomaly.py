@@ -111,14 +111,12 @@ def _check(
         if masks.shape != maps.shape:
             raise InputError(f"masks {masks.shape} and maps {maps.shape} differ in shape; resize the masks to the maps")
         masks = masks.astype(bool, copy=False)
-    if labels is None:
-        if masks is None:
-            raise InputError("neither masks nor labels were given: nothing to score against")
-        labels = masks.any(axis=(1, 2))
-    labels = np.greater(labels, 0, out=np.empty(np.shape(labels), bool))
-    if labels.shape != maps.shape[:1]:
-        raise InputError(f"labels must be ({len(maps)},), one per map, got {labels.shape}")
-    return maps, masks, labels
+    if labels is None and masks is None:
+        raise InputError("neither masks nor labels were given: nothing to score against")
+    bad_images: np.ndarray = masks.any(axis=(1, 2)) if labels is None else np.array(labels > 0)  # type: ignore[union-attr]
+    if bad_images.shape != maps.shape[:1]:
+        raise InputError(f"labels must be ({len(maps)},), one per map, got {bad_images.shape}")
+    return maps, masks, bad_images
 
 
 def image_scores(maps: np.ndarray, pooling: int | None = None) -> np.ndarray:

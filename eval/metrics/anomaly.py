@@ -113,7 +113,8 @@ def _check(
         masks = masks.astype(bool, copy=False)
     if labels is None and masks is None:
         raise InputError("neither masks nor labels were given: nothing to score against")
-    bad_images: np.ndarray = masks.any(axis=(1, 2)) if labels is None else np.array(labels > 0)  # type: ignore[union-attr]
+    given = masks.any(axis=(1, 2)) if labels is None else labels  # type: ignore[union-attr]
+    bad_images: np.ndarray = np.array(np.asarray(given) > 0)
     if bad_images.shape != maps.shape[:1]:
         raise InputError(f"labels must be ({len(maps)},), one per map, got {bad_images.shape}")
     return maps, masks, bad_images

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import BackendError, UnknownNameError, unknown
-from hybridzoo.ops import _benchmark_delta, _benchmark_long, _benchmark_scan_2d
+from hybridzoo.ops import _benchmark_attention, _benchmark_delta, _benchmark_long, _benchmark_scan_2d
 from hybridzoo.ops._benchmark_case import BYTES_PER_SECOND, EXPS_PER_SECOND, Case, Contender
 from hybridzoo.ops._benchmark_case import ours as ours_of
 from hybridzoo.ops.causal_conv1d import causal_conv1d
@@ -228,7 +228,7 @@ def cases(device: str) -> list[Case]:
     for name, (maps, queries, dtype) in deform.items():
         build, floor = _deform(maps, queries, dtype, device)
         found.append(Case("ms_deform_attn", name, device, build, floor))
-    others = (_benchmark_scan_2d, _benchmark_delta, _benchmark_long)
+    others = (_benchmark_scan_2d, _benchmark_delta, _benchmark_long, _benchmark_attention)
     return [*found, *(case for module in others for case in module.cases(device))]
 
 

@@ -94,6 +94,8 @@ def run_msda() -> dict[str, Any]:
     lost["locations"][0, 1, 0, 0, 0, 0] = float("nan")
     out = by_name["triton"].run(**lost).isnan()
     found["nan"] = {"not where it belongs": float(not out[0, 1, :8].all() or bool(out.sum() != 8))}
+    if SHARD:  # the rest once is enough
+        return found
     torch.use_deterministic_algorithms(False)
     leaves = [call[k].clone().requires_grad_() for k in ("value", "locations", "weights")]
     checked = torch.library.opcheck(ms_deform_attn_op, (leaves[0], [4, 3, 1, 2], *leaves[1:]))
@@ -159,6 +161,8 @@ def run_delta() -> dict[str, Any]:
         if DEVICE == "cuda":
             again = run_example(by_name["triton"], example)
             found[name]["not deterministic"] = float(any(not torch.equal(again[k], got[k]) for k in got))
+    if SHARD:  # the rest once is enough
+        return found
     torch.use_deterministic_algorithms(False)
     call = delta_case(1, 66, 1, 8, 8).call
     leaves = [call[n].clone().requires_grad_() for n in ("q", "k", "v", "beta")]
@@ -231,6 +235,8 @@ def run_attention() -> dict[str, Any]:
         if DEVICE == "cuda":
             again = run_example(by_name["triton"], example)
             found[name]["not deterministic"] = float(any(not torch.equal(again[k], got[k]) for k in got))
+    if SHARD:  # the rest once is enough
+        return found
     torch.use_deterministic_algorithms(False)
     assert launch.TUNING.span == 256
     call = attention_case(1, 66, 1, 8, 8, normalize=True, state=True).call
@@ -298,6 +304,8 @@ def run_long_conv() -> dict[str, Any]:
     wide = torch.randn(2, 33, 12, device=DEVICE)
     part = {**long_conv_case(2, 33, 4, 33).call, "x": wide[..., 4:8]}
     found["strided"] = {"out.0": relative_error(by_name["triton"].run(**part), by_name["torch"].run(**part))}
+    if SHARD:  # the rest once is enough
+        return found
     torch.use_deterministic_algorithms(False)
     call = long_conv_case(1, 40, 2, 40, 39).call
     leaves = [call[n].clone().requires_grad_() for n in ("x", "kernel", "reverse_kernel", "skip")]

@@ -7,7 +7,7 @@ import torch
 
 from hybridzoo.errors import UnknownNameError
 from hybridzoo.ops import _benchmark as bench
-from hybridzoo.ops import _benchmark_delta, _benchmark_long, _benchmark_scan_2d
+from hybridzoo.ops import _benchmark_attention, _benchmark_delta, _benchmark_long, _benchmark_scan_2d
 
 
 def test_rows_hold_times_differences_and_ratios():
@@ -49,6 +49,7 @@ def test_every_gpu_case_is_described():
         "selective_scan_2d",
         "linear_attention",
         "long_conv",
+        "hybrid_attention",
     }
     assert all(c.floor_ms > 0 for c in found)
 
@@ -86,3 +87,13 @@ def test_long_convolution_contenders_agree():
     )
     assert [row["backend"] for row in rows] == ["hybridzoo torch", "torch.fft"]
     assert all(row["difference"] < 1e-2 for row in rows)
+
+
+@pytest.mark.parametrize(("queries", "window", "prefix"), [(40, 8, 3), (40, None, 0), (1, None, 0)])
+def test_hybrid_attention_contenders_agree(queries, window, prefix):
+    build = _benchmark_attention._build(2, (4, 2), queries, 40, window, prefix, "cpu", (8, 12))
+    case = bench.Case("hybrid_attention", "tiny", "cpu", build, None, backward=queries > 1)
+    rows = bench.run_case(case, seconds=0.0)
+    assert [row["backend"] for row in rows] == ["hybridzoo torch", "SDPA"]
+    assert all(row["difference"] < 1e-6 for row in rows)
+    assert all(("fwd_bwd_ms" in row) == (queries > 1) for row in rows)

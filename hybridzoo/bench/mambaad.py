@@ -34,7 +34,7 @@ class MambaADSettings:
         batch_size: images a call.
         side: of the images.
         backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
-        compile: through `torch.compile` with this mode; None is eager.
+        compile: through `torch.compile` with this mode; "graph" replays a CUDA graph of the call; None is eager.
         seconds: about how long each measurement lasts.
         device: where.
     """
@@ -53,9 +53,16 @@ class MambaADSettings:
             raise ConfigError(unknown("mode", self.mode, MODES))
         if self.dtype not in DTYPES:
             raise ConfigError(unknown("dtype", self.dtype, DTYPES))
+        if self.graph and not self.device.startswith("cuda"):
+            raise ConfigError(f"compile=graph replays a CUDA graph; device={self.device} has none")
         for name in ("batch_size", "side"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: give at least 1")
+
+    @property
+    def graph(self) -> bool:
+        """Whether a CUDA graph is replayed."""
+        return self.compile == "graph"
 
 
 def scan_flops(config: Any, side: int) -> int:
@@ -100,6 +107,7 @@ def build(name: str) -> Any:
 
 def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
     """Measure one model: images per second, milliseconds of a call and their spread, peak memory, operations."""
+    from hybridzoo.bench.models import captured
     from hybridzoo.ops.dispatch import use_backend
 
     device = torch.device(settings.device)
@@ -107,7 +115,8 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
     model = build(name).to(device)
     shape = (settings.batch_size, 3, settings.side, settings.side)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    run = torch.compile(model, mode=settings.compile, dynamic=False) if settings.compile else model
+    compiled = settings.compile is not None and not settings.graph
+    run = torch.compile(model, mode=settings.compile, dynamic=False) if compiled else model
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -124,9 +133,10 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
                         return run(pixels)["anomaly_map"]
 
                 with torch.inference_mode():
-                    timing = measure(forward, device, seconds=settings.seconds)
+                    timing = measure(captured(forward, settings), device, seconds=settings.seconds)
             else:
-                timing = measure(_train_step(model, run, pixels, mixed), device, seconds=settings.seconds)
+                step = _train_step(model, run, pixels, mixed, settings.graph)
+                timing = measure(captured(step, settings), device, seconds=settings.seconds)
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
@@ -156,10 +166,10 @@ def _operations(name: str, model: Any, side: int) -> dict[str, Any]:
     }
 
 
-def _train_step(model: Any, run: Any, pixels: Tensor, mixed: Any) -> Callable[[], Tensor]:
+def _train_step(model: Any, run: Any, pixels: Tensor, mixed: Any, graph: bool) -> Callable[[], Tensor]:
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda)
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda, capturable=graph)
 
     def step() -> Tensor:
         with mixed:

@@ -156,15 +156,15 @@ def benchmark(name: str, settings: Settings) -> dict[str, Any]:
     if settings.mode == "infer":
         model.eval()
         with torch.inference_mode():
-            timing = measure(_captured(forward, settings), device, seconds=settings.seconds)
+            timing = measure(captured(forward, settings), device, seconds=settings.seconds)
     else:
         step = _train_step(model, forward, settings, device)
-        timing = measure(_captured(step, settings), device, seconds=settings.seconds)
+        timing = measure(captured(step, settings), device, seconds=settings.seconds)
     return row | _numbers(timing, inputs, settings, device)
 
 
-def _captured(call: Callable[[], Any], settings: Settings) -> Callable[[], Any]:
-    """`call`, or the replay of a CUDA graph of it."""
+def captured(call: Callable[[], Any], settings: Any) -> Callable[[], Any]:
+    """`call`, or the replay of a CUDA graph of it where `settings.graph`."""
     if not settings.graph:
         return call
     stream = torch.cuda.Stream()

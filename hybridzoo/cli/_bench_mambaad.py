@@ -19,7 +19,9 @@ def mambaad_command(
     dtype: Annotated[list[str] | None, typer.Option(help="fp32, tf32, amp; repeatable.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of the ops: auto, torch, triton …; repeatable.")] = None,
-    compile: Annotated[list[str] | None, typer.Option(help="eager, or a torch.compile mode; repeatable.")] = None,
+    compile: Annotated[
+        list[str] | None, typer.Option(help="eager, graph (of CUDA), or a torch.compile mode; repeatable.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of the images.")] = 256,
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 2.0,
     device: Annotated[str | None, typer.Option(help="cuda, cpu; the accelerator if there is one.")] = None,

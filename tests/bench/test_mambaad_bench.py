@@ -57,5 +57,7 @@ def test_rows_and_page(rival):
 def test_what_cannot_be_measured():
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         MambaADSettings(mode="trian")
+    with pytest.raises(ConfigError, match="replays a CUDA graph"):
+        MambaADSettings(compile="graph", device="cpu")
     with pytest.raises(ConfigError, match="no anomaly detector"):
         benchmark("iformer_test", MambaADSettings(**SMALL))

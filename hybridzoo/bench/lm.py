@@ -25,6 +25,7 @@ from hybridzoo.bench.lm_report import render as render  # `hybridzoo bench repor
 from hybridzoo.bench.lm_scaling import scaling, train_step
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
+from hybridzoo.ops.dispatch import use_backend
 
 Rows = Iterator[dict[str, Any]]
 
@@ -47,10 +48,10 @@ def decode(name: str, settings: LmSettings) -> Rows:
                     with captured(graphed, model) as step:
                         timing = measure(step, device, seconds=settings.seconds)
                     rows.append(_decode_row(name, "graph", batch, settings, timing, size))
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:  # the second: a graph could not be captured
             too_large = batch
             row = {"what": "decode", "model": name, "batch": batch, "context": settings.context}
-            rows.append({**row, "error": "out of memory"})
+            rows.append({**row, "mode": "graph" if rows else "eager", "error": _reason(error)})
         yield from rows
         eager = graphed = step = None  # they hold the cache
         _free()
@@ -115,8 +116,8 @@ def train(name: str, settings: LmSettings) -> Rows:
                 "params_m": sum(p.numel() for p in model.parameters()) / 1e6,
                 "peak_memory_mb": _peak(settings),
             }
-        except torch.OutOfMemoryError:
-            yield {**row, "error": "out of memory"}
+        except torch.OutOfMemoryError as error:
+            yield {**row, "error": _reason(error)}
         model = ids = step = None
         _free()
 
@@ -174,9 +175,12 @@ def benchmark(
         for name in models:
             found = _surviving(MEASURES[kind](name, settings), {"what": kind, "model": name})
             while max_seconds is None or time.monotonic() - started < max_seconds:
-                row = next(found, None)
+                with use_backend(**dict(text.split("=") for text in settings.backends)):
+                    row = next(found, None)
                 if row is None:
                     break
+                if settings.backends:
+                    row = {**row, "backends": ",".join(settings.backends)}
                 rows.append(row)
                 log(describe(row))
                 if save is not None:
@@ -190,8 +194,12 @@ def _surviving(rows: Rows, about: dict[str, Any]) -> Generator[dict[str, Any]]:
     """The rows; a model that does not fit at all becomes a row that says so."""
     try:
         yield from rows
-    except torch.OutOfMemoryError:
-        yield {**about, "error": "out of memory"}
+    except torch.OutOfMemoryError as error:
+        yield {**about, "error": _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    return "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error).strip().splitlines()[0]
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ class LmSettings:
         seconds: about how long each measurement lasts.
         device: where.
         dtype: of weights and activations.
+        backends: `op=backend` that the measured calls must take; the others are left to auto.
     """
 
     context: int = 8192
@@ -36,8 +37,12 @@ class LmSettings:
     seconds: float = 1.0
     device: str = "cuda"
     dtype: torch.dtype = torch.bfloat16
+    backends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for text in self.backends:
+            if len(text.split("=")) != 2:
+                raise ConfigError(f"backend {text!r}: give op=name, as hybrid_attention=triton")
         if self.context < 2 or self.prefill_batch_size < 1 or not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ConfigError("context must be at least 2, and batch sizes at least 1")
 
@@ -116,7 +121,7 @@ def build(name: str, settings: LmSettings) -> Any:
             if not registry.is_model(name) or registry.get_model(name)[0].task != "text-generation":
                 known = [*registry.list_models(task="text-generation"), *RIVALS]
                 raise ConfigError(unknown("language model", name, known))
-            return build_model(name).to(settings.dtype).eval()
+            return build_model(name, device=settings.device).to(settings.dtype).eval()
     finally:
         torch.set_default_dtype(before)
 

@@ -27,6 +27,9 @@ def lm_command(
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 1.0,
     max_seconds: Annotated[float | None, typer.Option(help="Begin no further row after so long.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, cpu; the accelerator if there is one.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="op=name that measured calls must take; auto if left out; repeatable.")
+    ] = None,
     title: Annotated[str, typer.Option(help="Heading of these rows in the report.")] = "",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
@@ -58,6 +61,7 @@ def lm_command(
         seconds=seconds,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         dtype=DTYPES[dtype],
+        backends=tuple(backend or ()),
     )
 
     def save(rows: list[dict[str, Any]]) -> None:

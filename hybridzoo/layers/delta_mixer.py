@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybridzoo.layers.fused import fused
+from hybridzoo.layers.fused import fused, stands_for
 from hybridzoo.layers.mixer import KV, Mixer, MixerContext, MixerInfo, MixerOutput, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
 from hybridzoo.layers.short_conv import ShortConv
@@ -146,7 +146,7 @@ class DeltaMixer(Mixer):
         elif kind == "elu":
             y = F.elu(y) + 1
         norm = _l2_normalised if self.options.qk_norm == "l2" else _sum_normalised
-        return fused(norm, y) if x.shape[1] == 1 else norm(y)
+        return fused(norm, y) if x.shape[1] == 1 and norm is _l2_normalised else norm(y)
 
 
 def _l2_normalised(x: Tensor) -> Tensor:
@@ -157,3 +157,7 @@ def _l2_normalised(x: Tensor) -> Tensor:
 def _sum_normalised(x: Tensor) -> Tensor:
     wide = x if x.dtype == torch.float64 else x.float()
     return (wide / (wide.abs().sum(-1, keepdim=True) + _EPS)).to(x.dtype)
+
+
+stands_for("delta_step", delta_rule_step)
+stands_for("unit", _l2_normalised)

@@ -1,8 +1,8 @@
 """Chains of small operations as single kernels while decoding.
 
 A decoded token costs few flops and many kernel launches. Where a call has one token a row, runs on a GPU and keeps no
-gradients, these chains go through torch.compile, which turns each into one or two kernels; elsewhere they run as they
-are written (also with HYBRIDZOO_FUSED=0).
+gradients, these chains run as Triton kernels (`decode_kernels.py`); elsewhere they run as they are written (also with
+HYBRIDZOO_FUSED=0).
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from hybridzoo.layers.rotary import rotate
 from hybridzoo.ops.dispatch import machine_obstacle
 
 ENABLED = os.environ.get("HYBRIDZOO_FUSED", "1") != "0"
-_compiled: dict[Any, Callable[..., Any]] = {}
+_kernels: dict[Callable[..., Any], str] = {}
+
+
+def stands_for(kernel: str, fn: Callable[..., Any]) -> None:
+    """Name the launch in `decode_kernels` that computes what `fn` computes."""
+    _kernels[fn] = kernel
 
 
 def fused(fn: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """`fn(x, *args, **kwargs)`, compiled where that pays.
+    """`fn(x, *args, **kwargs)`, as one kernel where that pays.
 
     Args:
-        fn: a function of tensors, without data-dependent branches.
+        fn: a function of tensors, known to `stands_for`.
         x: its first argument, (B, 1, ...) or (B, ...) of a decoding step.
     """
     if (
@@ -36,9 +41,10 @@ def fused(fn: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         or machine_obstacle("triton:jit")
     ):
         return fn(x, *args, **kwargs)
-    if fn not in _compiled:
-        _compiled[fn] = torch.compile(fn)
-    return _compiled[fn](x, *args, **kwargs)
+    from hybridzoo.layers import decode_kernels
+
+    out = getattr(decode_kernels, _kernels[fn])(x, *args, **kwargs)
+    return fn(x, *args, **kwargs) if out is None else out
 
 
 def mean_of_norms(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor, eps: float) -> Tensor:
@@ -71,3 +77,7 @@ def added_and_normalised(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tu
 def rotated_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """q and k turned by the same tables (see `rotary.rotate`)."""
     return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+for _fn in (mean_of_norms, gated, normalised, three_normalised, added_and_normalised, rotated_pair, rotate):
+    stands_for(_fn.__name__, _fn)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from hybridzoo.layers.fused import fused, three_normalised
+from hybridzoo.layers.fused import fused, stands_for, three_normalised
 from hybridzoo.layers.mixer import MixerContext, MixerInfo, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
 from hybridzoo.layers.short_conv import ShortConv
@@ -127,3 +127,6 @@ def _rates(A_log: Tensor) -> Tensor:
 
 def _step(state: Tensor, u: Tensor, dt: Tensor, A_log: Tensor, *rest: Tensor, inplace: bool) -> tuple[Tensor, Tensor]:
     return selective_scan_step(state, u, dt, _rates(A_log), *rest, dt_softplus=True, inplace=inplace)
+
+
+stands_for("scan_step", _step)

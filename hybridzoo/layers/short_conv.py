@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hybridzoo.layers.fused import fused
+from hybridzoo.layers.fused import fused, stands_for
 from hybridzoo.layers.mixer import MixerContext
 from hybridzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 
@@ -76,3 +76,6 @@ class ShortConv(nn.Module):
             return inputs[:, inputs.shape[1] - keep :].contiguous()
         at = ctx.counts.unsqueeze(1) + torch.arange(keep, device=x.device)  # (B, W - 1)
         return inputs.gather(1, at.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+
+stands_for("conv_step", causal_conv1d_step)

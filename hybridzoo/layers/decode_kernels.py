@@ -1,0 +1,189 @@
+"""Launches of the Triton kernels of a decoding step: each stands for a chain of torch operations in one token a row.
+
+Every function takes the arguments of the torch function that it stands for and returns what that returns, or None for
+a call that it does not know; `fused.py` names the pairs. Inputs may be slices of a wider projection.
+
+Legend: B rows, D channels, H heads, N states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.layers import _decode_kernels as kernels
+from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _fit(*tensors: Tensor) -> bool:
+    """One dtype that the kernels know, the last dimension without gaps."""
+    first = tensors[0].dtype
+    return first in _FLOATS and all(t.dtype == first and t.stride(-1) == 1 for t in tensors)
+
+
+def _row(x: Tensor) -> int | None:
+    """Elements from one row of (B, ..., D) to the next; None if something between is not contiguous."""
+    inner = 1
+    for size, stride in zip(reversed(x.shape[1:]), reversed(x.stride()[1:])):
+        if size != 1 and stride != inner:
+            return None
+        inner *= size
+    return x.stride(0)
+
+
+def _warps(width: int) -> int:
+    return 8 if width > 2048 else 4 if width > 512 else 1
+
+
+def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor | None:
+    """(B, 1, D)"""
+    width, step = x.shape[-1], _row(x)
+    if not _fit(x, weight) or step is None or width > 16384:
+        return None
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    padded = next_power_of_2(width)
+    launch(kernels.norm_kernel, (x.shape[0],), x, weight, out, step, eps, num_warps=_warps(width), D=width, DP=padded)
+    return out
+
+
+def added_and_normalised(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor] | None:
+    """(B, 1, D) twice"""
+    width = x.shape[-1]
+    if not (_fit(x, y, weight) and x.is_contiguous() and y.is_contiguous()) or x.shape != y.shape or width > 16384:
+        return None
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    sizes = {"D": width, "DP": next_power_of_2(width)}
+    launch(kernels.add_norm_kernel, (x.shape[0],), x, y, weight, total, out, eps, num_warps=_warps(width), **sizes)
+    return total, out
+
+
+def mean_of_norms(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor, eps: float) -> Tensor | None:
+    """(B, 1, D) twice"""
+    width = a.shape[-1]
+    if not _fit(a, weight_a, b, weight_b) or not (a.is_contiguous() and b.is_contiguous()) or width > 16384:
+        return None
+    out = torch.empty_like(a)
+    sizes = {"D": width, "DP": next_power_of_2(width)}
+    launch(kernels.mean_kernel, (a.shape[0],), a, weight_a, b, weight_b, out, eps, num_warps=_warps(width), **sizes)
+    return out
+
+
+def three_normalised(a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> Any:
+    """(B, 1, R), (B, 1, N), (B, 1, N)"""
+    steps = [_row(x) for x in (a, b, c)]
+    if not _fit(a, b, c, *weights) or b.shape != c.shape or None in steps or max(a.shape[-1], b.shape[-1]) > 4096:
+        return None
+    outs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (a, b, c)]
+    wide, narrow = a.shape[-1], b.shape[-1]
+    launch(kernels.three_norms_kernel, (a.shape[0],),
+        a, b, c, *weights, *outs, *steps, eps, num_warps=1,
+        DX=wide, DXP=next_power_of_2(wide), DY=narrow, DYP=next_power_of_2(narrow),
+    )  # fmt: skip
+    return tuple(outs)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor | None:
+    """Two of one shape."""
+    if not (_fit(gate, up) and gate.is_contiguous() and up.is_contiguous()) or gate.shape != up.shape:
+        return None
+    out, size = torch.empty_like(gate), gate.numel()
+    launch(kernels.gate_kernel, (cdiv(size, 1024),), gate, up, out, size, BLOCK=1024)
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
+    """(B, H, 1, K) by tables (1 or B, 1, K / 2)"""
+    batch, heads, _, width = x.shape
+    if not (_fit(x) and cos.is_contiguous() and sin.is_contiguous()):
+        return None
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    table = 0 if cos.shape[0] == 1 else width // 2
+    launch(kernels.rotate_kernel, (batch * heads,),
+        x, cos, sin, out, x.stride(0), x.stride(1), table, num_warps=1,
+        H=heads, K2=width // 2, K2P=next_power_of_2(width // 2),
+    )  # fmt: skip
+    return out
+
+
+def rotated_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor] | None:
+    """As `rotate`, of both."""
+    one, two = rotate(q, cos, sin), rotate(k, cos, sin)
+    return None if one is None or two is None else (one, two)
+
+
+def conv_step(
+    state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None, inplace: bool
+) -> tuple[Tensor, Tensor] | None:
+    """See `causal_conv1d_step`."""
+    (batch, channels), taps = x.shape, weight.shape[1]
+    if not (_fit(x, weight) and state.dtype == x.dtype and state.is_contiguous() and weight.is_contiguous()):
+        return None
+    if taps < 2:
+        return None
+    out = torch.empty(batch, channels, dtype=x.dtype, device=x.device)
+    after = state if inplace else torch.empty_like(state)
+    launch(kernels.conv_kernel, (batch, cdiv(channels, 512)),
+        state, x, weight, bias, out, after, x.stride(0),
+        D=channels, W=taps, SILU=activation == "silu", BLOCK=512,
+    )  # fmt: skip
+    return out, after
+
+
+def scan_step(
+    state: Tensor, u: Tensor, dt: Tensor, A_log: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor,
+    *, inplace: bool,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """See `selective_scan_step`, with A = -exp(A_log) and softplus."""
+    (batch, channels), states = u.shape, A_log.shape[1]
+    whole = (state, A_log, D, dt_bias)
+    if not _fit(u, dt, B, C, z) or state.dtype != torch.float32 or not all(t.is_contiguous() for t in whole):
+        return None
+    if B.dim() != 2 or any(t.dtype not in _FLOATS for t in whole):
+        return None
+    out = torch.empty(batch, channels, dtype=u.dtype, device=u.device)
+    after = state if inplace else torch.empty_like(state)
+    padded = next_power_of_2(states)
+    block = max(16, 1024 // padded)
+    steps = (u.stride(0), dt.stride(0), B.stride(0), C.stride(0), z.stride(0))
+    launch(kernels.scan_kernel, (batch, cdiv(channels, block)),
+        state, u, dt, A_log, B, C, D, z, dt_bias, out, after, *steps,
+        D=channels, N=states, NP=padded, BLOCK=block,
+    )  # fmt: skip
+    return out, after
+
+
+def delta_step(
+    state: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *, inplace: bool
+) -> tuple[Tensor, Tensor] | None:
+    """See `delta_rule_step`."""
+    batch, heads, keys, values = state.shape
+    steps = [_row(x) for x in (q, k, v, beta)]
+    if not _fit(q, k, v) or state.dtype != torch.float32 or not state.is_contiguous() or None in steps or keys > 512:
+        return None
+    if beta.dtype not in _FLOATS:
+        return None
+    out = torch.empty(batch, heads, values, dtype=v.dtype, device=v.device)
+    after = state if inplace else torch.empty_like(state)
+    padded = next_power_of_2(keys)
+    block = max(8, min(next_power_of_2(values), 4096 // padded))
+    launch(kernels.delta_kernel, (batch * heads, cdiv(values, block)),
+        state, q, k, v, beta, out, after, keys**-0.5, *steps,
+        H=heads, K=keys, V=values, KP=padded, BLOCK=block,
+    )  # fmt: skip
+    return out, after
+
+
+def unit(x: Tensor, eps: float = 1e-6) -> Tensor | None:
+    """(B, 1, H, K), each head of length 1."""
+    batch, _, heads, width = x.shape
+    step = _row(x)
+    if not _fit(x) or step is None or width > 4096:
+        return None
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    sizes = {"H": heads, "K": width, "KP": next_power_of_2(width)}
+    launch(kernels.unit_kernel, (batch * heads,), x, out, step, eps, num_warps=1, **sizes)
+    return out

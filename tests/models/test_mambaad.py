@@ -98,6 +98,14 @@ def test_step_sizes_are_remade_for_the_backward(dtype, monkeypatch):
         assert (a - b).norm() <= tolerance * b.norm()
 
 
+def test_both_ways_to_the_gradient_of_the_step_sizes_weights():
+    grad, projected = torch.randn(48, 4, 6).double(), torch.randn(48, 4, 9).double()
+    rank = projected[..., :3]
+    want = torch.einsum("mkd,mkr->kdr", grad, rank)
+    for got in (step_sizes._weight_gradient(grad, rank), step_sizes._by_pairs(grad, rank, 16)):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
+
+
 def test_gradient_checkpointing_decides_itself_what_is_kept(monkeypatch):
     entered = []
     real = torch.autograd.graph.saved_tensors_hooks

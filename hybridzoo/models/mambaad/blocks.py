@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.errors import InputError
 from hybridzoo.models.mambaad.step_sizes import project, remade
+from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.scan_paths import scan_paths
 from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
@@ -171,7 +172,8 @@ class SS2D(SelectiveScans):
         if x.dim() != 4 or x.shape[3] != self.in_proj.in_features:
             raise InputError(f"SS2D: expected a map (B, H, W, {self.in_proj.in_features}), got {tuple(x.shape)}")
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        u = depthwise_conv2d(u, self.conv2d.weight)  # reads the half where it lies
+        u = F.silu(u + cast(Tensor, self.conv2d.bias).to(u.dtype))
         if self.conv_mixer is not None:
             y = self.conv_mixer(u)
         else:

@@ -40,6 +40,7 @@ class DetectionSettings:
         backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
         compile: through `torch.compile` with this mode; None is eager.
         channels_last: images and convolution weights in the channels_last memory format.
+        graph: inference replayed as one CUDA graph (the copy of the images into it included); both ours and the rivals.
         seconds: about how long each measurement lasts.
         device: where.
     """
@@ -53,6 +54,7 @@ class DetectionSettings:
     backend: str = "auto"
     compile: str | None = None
     channels_last: bool = False
+    graph: bool = False
     seconds: float = 2.0
     device: str = "cuda"
 
@@ -63,6 +65,10 @@ class DetectionSettings:
             raise ConfigError(unknown("dtype", self.dtype, DTYPES))
         if self.mode == "train" and self.dtype == "bf16":
             raise ConfigError("dtype='bf16' is inference with bf16 weights; train with dtype='amp'")
+        if self.graph and (self.mode != "infer" or self.compile or not self.device.startswith("cuda")):
+            raise ConfigError(
+                "graph=True is for eager inference on a CUDA device (the assignment of a training runs on the host)"
+            )
         for name in ("batch_size", "height", "width", "objects"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: give at least 1")
@@ -96,7 +102,8 @@ def _deformable_detr(*, two_stage: bool) -> nn.Module:
     backbone = ResNetConfig(**stages)
     values: dict[str, Any] = {"use_timm_backbone": False, "backbone_config": backbone, "num_labels": 80}
     if two_stage:
-        values |= {"two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}
+        # The loss of every decoder layer, as it was trained in its paper; as ours has it.
+        values |= {"auxiliary_loss": True, "two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}
         values["two_stage_num_proposals"] = PEER_QUERIES  # else it keeps 300 of them
     return DeformableDetrForObjectDetection(DeformableDetrConfig(**values))
 
@@ -139,6 +146,7 @@ def _precision(settings: DetectionSettings) -> Iterator[None]:
 
 def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
     """Measure one detector: images per second, milliseconds of a call and their spread, peak memory."""
+    from hybridzoo.inference.graph import GraphedCalls
     from hybridzoo.ops.dispatch import use_backend
 
     device, dtype = torch.device(settings.device), DTYPES[settings.dtype]
@@ -157,9 +165,11 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
         if settings.mode == "infer":
             model.eval()
 
+            call = GraphedCalls(model, ("logits",)) if settings.graph else run
+
             def forward() -> Tensor:
                 with mixed:
-                    return run(**inputs)["logits"]
+                    return call(**inputs)["logits"]
 
             with torch.inference_mode():
                 timing = measure(forward, device, seconds=settings.seconds)
@@ -221,9 +231,14 @@ def benchmark_all(
     return rows
 
 
+def how_run(row: dict[str, Any]) -> str:
+    """ "eager", "graph" or the mode of torch.compile."""
+    return "graph" if row.get("graph") else row["compile"] or "eager"
+
+
 def summary(row: dict[str, Any]) -> str:
     """One line for the terminal."""
-    how = f"{row['mode']} {row['dtype']} {row['backend']} {row['compile'] or 'eager'} B{row['batch_size']}"
+    how = f"{row['mode']} {row['dtype']} {row['backend']} {how_run(row)} B{row['batch_size']}"
     if "error" in row:
         return f"{row['model']:46s} {how:34s} {row['error']}"
     memory = "" if row["peak_memory_mb"] is None else f"  {row['peak_memory_mb']:8.0f} MB"
@@ -252,7 +267,7 @@ def render(document: dict[str, Any]) -> list[str]:
                 [
                     kind.format(row["model"]),
                     row["backend"] if not row["model"].startswith("transformers:") else "-",
-                    (row["compile"] or "eager") + (", channels_last" if row["channels_last"] else ""),
+                    how_run(row) + (", channels_last" if row["channels_last"] else ""),
                     f"{row['param_count']:.1f}",
                     f"{row['images_per_sec']:.2f}",
                     f"{row['step_time_ms']:.1f}",

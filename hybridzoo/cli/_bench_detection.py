@@ -19,7 +19,9 @@ def detection_command(
     dtype: Annotated[list[str] | None, typer.Option(help="fp32, tf32, amp, bf16; repeatable.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of the ops: auto, torch, triton …; repeatable.")] = None,
-    compile: Annotated[list[str] | None, typer.Option(help="eager, or a torch.compile mode; repeatable.")] = None,
+    compile: Annotated[
+        list[str] | None, typer.Option(help="eager, graph, or a torch.compile mode; repeatable.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Height x width of the images.")] = "800x1333",
     objects: Annotated[int, typer.Option(help="Per image, in training.")] = 7,
     channels_last: Annotated[bool, typer.Option(help="Memory format of images and convolutions.")] = False,
@@ -59,13 +61,14 @@ def detection_command(
             width=int(width),
             objects=objects,
             backend=k,
-            compile=None if c == "eager" else c,
+            compile=None if c in ("eager", "graph") else c,
+            graph=c == "graph",
             channels_last=channels_last,
             seconds=seconds,
             device=where,
         )
         for m, d, b, c, k in choices
-        if not (m == "train" and d == "bf16")
+        if not (m == "train" and (d == "bf16" or c == "graph"))
     ]
     rows: list[dict] = []
     for setting in settings:

@@ -88,12 +88,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, allowed: Tensor | None = None) -> Tensor:
         """x, pos (B, Q, C); allowed (Q, Q) bool, True where a row may look -> (B, Q, C)."""
-        both, last = x.shape[-1] * 2, x.shape[-1]
-        qk = F.linear(x + pos, self.in_proj_weight[:both], self.in_proj_bias[:both])
-        v = F.linear(x, self.in_proj_weight[both:], self.in_proj_bias[both:])
-        q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (qk[..., :last], qk[..., last:], v)
-        )  # (B, H, Q, D)
+        dim = x.shape[-1]
+        weights, biases = (t.split((2 * dim, dim)) for t in (self.in_proj_weight, self.in_proj_bias))
+        q, k = F.linear(x + pos, weights[0], biases[0]).chunk(2, -1)
+        v = F.linear(x, weights[1], biases[1])
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, H, Q, D)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         return x + self.out_proj(read.transpose(1, 2).flatten(2))
 

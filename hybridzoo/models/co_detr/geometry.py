@@ -6,89 +6,167 @@ Shapes: B images, L levels of (H_l, W_l), S = sum of H_l W_l tokens, Q queries, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 TWO_PI = 2 * math.pi
 
 
+@dataclass(frozen=True)
+class Levels:
+    """What follows from the sizes of canvas and maps alone.
+
+    Attributes:
+        level: (S,) int64, of each token.
+        centres: (S, 2) fp32, a token's place on its map as (x, y), pixel centres at + 0.5.
+        sides: (S, 1) fp32, 0.05 * 2^level.
+        rows, columns: (S,) int64 places of a token's row and column in the four lists below.
+        source_rows, source_columns: the rows (columns) of all maps one after the other: which of the canvas each reads.
+        row_levels, column_levels: their levels.
+        map_sizes: (L, 2) fp32 width and height.
+        canvas_size: (2,) fp32 height and width.
+    """
+
+    level: Tensor
+    centres: Tensor
+    sides: Tensor
+    rows: Tensor
+    columns: Tensor
+    source_rows: Tensor
+    source_columns: Tensor
+    row_levels: Tensor
+    column_levels: Tensor
+    map_sizes: Tensor
+    canvas_size: Tensor
+
+
+def _make_levels(shapes: tuple[tuple[int, int], ...], canvas_size: tuple[int, int], device: torch.device) -> Levels:
+    parts: dict[str, list[Tensor]] = {}
+
+    def add(**values: Tensor) -> None:
+        for name, value in values.items():
+            parts.setdefault(name, []).append(value)
+
+    places = [torch.arange(side, dtype=torch.float32) for side in canvas_size]
+    first_row = first_column = 0
+    for i, (height, width) in enumerate(shapes):
+        row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+        add(
+            level=torch.full((height * width,), i),
+            centres=torch.stack((column, row), -1) + 0.5,
+            sides=torch.full((height * width, 1), 0.05 * 2.0**i),
+            rows=row + first_row,
+            columns=column + first_column,
+            source_rows=F.interpolate(places[0][None, None], size=(height,))[0, 0].long(),
+            source_columns=F.interpolate(places[1][None, None], size=(width,))[0, 0].long(),
+            row_levels=torch.full((height,), i),
+            column_levels=torch.full((width,), i),
+            map_sizes=torch.tensor([[float(width), float(height)]]),
+        )
+        first_row, first_column = first_row + height, first_column + width
+    tensors = {name: torch.cat(values).to(device) for name, values in parts.items()}
+    return Levels(**tensors, canvas_size=torch.tensor([float(side) for side in canvas_size]).to(device))
+
+
+def keeps_constants() -> bool:
+    """Whether tensors made now may be kept from call to call: they are real, and no graph is being recorded."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
+        or _get_current_dispatch_mode() is not None
+        or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    )
+
+
+@lru_cache(maxsize=16)
+def _kept_levels(*key: Any) -> Levels:
+    with torch.inference_mode(False):  # made in inference mode they could not be used in a later training
+        return _make_levels(*key)
+
+
+@lru_cache(maxsize=64)
+def _kept_frequencies(*key: Any) -> Tensor:
+    with torch.inference_mode(False):
+        return _make_frequencies(*key)
+
+
 @dataclass
 class Canvas:
-    """What is known of a padded batch besides its pixels.
+    """What is known of a padded batch besides its pixels. Where nothing is masked, B of the first three is 1.
 
     Attributes:
         padding: (B, S) bool, True at padded tokens, or None where nothing is masked.
-        level_padding: per level (B, H_l, W_l) bool; all False where nothing is masked.
-        shapes: (height, width) per level.
-        valid_ratios: (B, L, 2) share of each map that is image, (width, height).
+        valid_sizes: (B, L, 2) width and height of the part of each map that is image.
+        valid_ratios: (B, L, 2) their share of the map.
         image_sizes: (B, 2) height and width of the images in pixels of the batch; the canvas where nothing is masked.
-        map_sizes: (L, 2) width and height of each level.
+        shapes: (height, width) per level.
+        levels: constants of these sizes.
     """
 
     padding: Tensor | None
-    level_padding: list[Tensor]
-    shapes: list[tuple[int, int]]
+    valid_sizes: Tensor
     valid_ratios: Tensor
     image_sizes: Tensor
-    map_sizes: Tensor
+    shapes: list[tuple[int, int]]
+    levels: Levels
 
     @property
     def limits(self) -> Tensor:
         """(B, 4): width, height, width, height of each image."""
         return self.image_sizes.flip(1).repeat(1, 2)
 
+    @property
+    def map_sizes(self) -> Tensor:
+        """(L, 2) width and height of each level."""
+        return self.levels.map_sizes
+
 
 def make_canvas(mask: Tensor | None, maps: list[Tensor], canvas_size: tuple[int, int]) -> Canvas:
     """Bring a pixel mask to the levels.
 
     Args:
-        mask: (B, H, W) bool, True at the image, or None where the whole canvas is image.
+        mask: (B, H, W) bool, True at the image (a rectangle from the top left corner), or None where the whole canvas
+            is image.
         maps: per level (B, C, H_l, W_l).
         canvas_size: H, W.
     """
     batch, device = maps[0].shape[0], maps[0].device
     shapes = [(int(x.shape[2]), int(x.shape[3])) for x in maps]
-    map_sizes = on_device([side for height, width in shapes for side in (width, height)], device).view(-1, 2)
+    key = tuple(shapes), (int(canvas_size[0]), int(canvas_size[1])), device
+    levels = _kept_levels(*key) if keeps_constants() else _make_levels(*key)
     if mask is None:
-        levels = [torch.zeros(batch, *shape, dtype=torch.bool, device=device) for shape in shapes]
-        ratios = torch.ones(batch, len(shapes), 2, device=device)
-        sizes = on_device(canvas_size, device).expand(batch, 2)
-        return Canvas(None, levels, shapes, ratios, sizes, map_sizes)
-    pad = (~mask).float()[:, None]
-    levels = [F.interpolate(pad, size=shape)[:, 0].bool() for shape in shapes]
-    ratios = torch.stack([_valid_size(~m).flip(1) / size for m, size in zip(levels, map_sizes)], 1)
-    padding = torch.cat([m.flatten(1) for m in levels], 1)
-    return Canvas(padding, levels, shapes, ratios, _valid_size(mask), map_sizes)
+        whole = levels.map_sizes[None]
+        return Canvas(None, whole, torch.ones_like(whole), levels.canvas_size.expand(batch, 2), shapes, levels)
+    down, right = mask[:, :, 0], mask[:, 0, :]  # (B, H), (B, W): whether a row, a column is image
+    rows, columns = down[:, levels.source_rows], right[:, levels.source_columns]
+    padding = ~(rows[:, levels.rows] & columns[:, levels.columns])
+    empty = torch.zeros(batch, len(shapes), device=device)
+    width = empty.index_add(1, levels.column_levels, columns.float())
+    height = empty.index_add(1, levels.row_levels, rows.float())
+    valid = torch.stack((width, height), -1)
+    sizes = torch.stack((down.sum(1), right.sum(1)), 1).float()
+    return Canvas(padding, valid, valid / levels.map_sizes, sizes, shapes, levels)
 
 
-def on_device(values: Sequence[float], device: torch.device) -> Tensor:
-    """Numbers of the host as fp32 (n,) on a device. A copy from the host would wait for all that the device still has
-    to do; filling does not.
+def map_positions(canvas: Canvas, dim: int, temperature: float, offset: float) -> Tensor:
+    """Sine positions of all maps: (B, S, dim), rows' half first; B is 1 where nothing is masked.
+
+    Positions are counted over valid tokens and divided by the last count (DETR's `normalize`). In the padding rows are
+    counted as far as the image reaches in that column, beside it not at all.
     """
-    return torch.stack([torch.full((), float(value), device=device) for value in values])
-
-
-def _valid_size(valid: Tensor) -> Tensor:
-    """(B, H, W) bool -> (B, 2) rows and columns that are True, read from the first column and row."""
-    return torch.stack((valid[:, :, 0].sum(1), valid[:, 0, :].sum(1)), 1).float()
-
-
-def map_positions(padding: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
-    """Sine positions of a map: (B, H, W) bool padding -> (B, H * W, dim), rows' half first.
-
-    Positions are counted over valid tokens and divided by the last count (DETR's `normalize`).
-    """
-    valid = (~padding).float()
-    features = []
-    for axis in (1, 2):
-        count = valid.cumsum(axis)
-        last = count[:, -1:, :] if axis == 1 else count[:, :, -1:]
-        features.append(_interleave((count + offset) / (last + 1e-6) * TWO_PI, dim // 2, temperature))
-    return torch.cat(features, -1).flatten(1, 2)
+    last = canvas.valid_sizes[:, canvas.levels.level]  # (B, S, 2) as (x, y)
+    count = canvas.levels.centres + 0.5
+    if canvas.padding is not None:
+        crossing = (count <= last).flip(-1)  # whether this row (column) is image is a matter of the other axis
+        count, last = torch.minimum(count, last) * crossing, last * crossing
+    angles = (count + offset) / (last + 1e-6) * TWO_PI
+    return _interleave(angles.flip(-1), dim // 2, temperature).flatten(-2)
 
 
 def box_positions(boxes_cxcywh: Tensor, dim: int, *, rows_first: bool = False) -> Tensor:
@@ -107,20 +185,20 @@ def box_positions(boxes_cxcywh: Tensor, dim: int, *, rows_first: bool = False) -
 
 def _interleave(x: Tensor, dim: int, temperature: float) -> Tensor:
     """(...) -> (..., dim): sine at even, cosine at odd places, one frequency for each pair."""
-    steps = torch.arange(dim // 2, device=x.device, dtype=torch.float32)
-    angles = x[..., None] / temperature ** (2 * steps / dim)  # (..., dim / 2)
+    make = _kept_frequencies if keeps_constants() else _make_frequencies
+    angles = x[..., None] / make(dim, temperature, x.device)  # (..., dim / 2)
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
+
+
+def _make_frequencies(dim: int, temperature: float, device: torch.device) -> Tensor:
+    return temperature ** (2 * torch.arange(dim // 2, device=device, dtype=torch.float32) / dim)
 
 
 def encoder_references(canvas: Canvas) -> Tensor:
     """Centre of every token on every level, (B, S, L, 2) as (x, y) relative to the padded maps."""
-    ratios, centres = canvas.valid_ratios, []
-    for level, (height, width) in enumerate(canvas.shapes):
-        y, x = _grid(height, width, ratios.device)
-        x = x.flatten() / (ratios[:, level, 0, None] * width)
-        y = y.flatten() / (ratios[:, level, 1, None] * height)
-        centres.append(torch.stack((x, y), -1))
-    return torch.cat(centres, 1)[:, :, None] * ratios[:, None]
+    ratios, levels = canvas.valid_ratios, canvas.levels
+    centres = levels.centres / (ratios * levels.map_sizes)[:, levels.level]
+    return centres[:, :, None] * ratios[:, None]
 
 
 def token_proposals(canvas: Canvas) -> tuple[Tensor, Tensor]:
@@ -129,26 +207,13 @@ def token_proposals(canvas: Canvas) -> tuple[Tensor, Tensor]:
     Boxes are 0.05 * 2^level wide. One that comes within 0.01 of the image's border, or lies in the padding, does not
     count; its logits are +inf.
     """
-    proposals = []
-    for level, (height, width) in enumerate(canvas.shapes):
-        y, x = _grid(height, width, canvas.valid_ratios.device)
-        size = _valid_size(~canvas.level_padding[level])  # (B, 2): rows, columns
-        centre = torch.stack((x / size[:, 1, None, None], y / size[:, 0, None, None]), -1)  # (B, H, W, 2)
-        wh = torch.full_like(centre, 0.05 * 2.0**level)
-        proposals.append(torch.cat((centre, wh), -1).flatten(1, 2))
-    boxes = torch.cat(proposals, 1)
+    centre = canvas.levels.centres / canvas.valid_sizes[:, canvas.levels.level]  # (B, S, 2)
+    boxes = torch.cat((centre, canvas.levels.sides.expand_as(centre)), -1)
     counts = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
     if canvas.padding is not None:
         counts = counts & ~canvas.padding
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~counts[..., None], float("inf"))
     return logits, counts
-
-
-def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixel centres y, x, each (H, W)."""
-    y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
-    x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
-    return y[:, None].expand(height, width), x[None].expand(height, width)
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:

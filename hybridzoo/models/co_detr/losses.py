@@ -8,8 +8,8 @@ Shapes: D layers, B images, Q queries, K classes, n objects of an image.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou, box_iou, cxcywh_to_xyxy
-from hybridzoo.models.co_detr.geometry import on_device
 
 CLASS_COST, L1_WEIGHT, GIOU_WEIGHT, FOCAL_WEIGHT = 2.0, 5.0, 2.0, 2.0
 ALPHA, GAMMA = 0.25, 2.0
@@ -37,6 +36,11 @@ class Objects:
     labels: list[Tensor]
     boxes: list[Tensor]
     limits: Tensor
+
+    @cached_property
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Labels (B, n) and fp32 boxes (B, n, 4), images with fewer objects filled up with zeros."""
+        return pad_sequence(self.labels, batch_first=True), pad_sequence(self.boxes, batch_first=True).float()
 
     def boxes_xyxy(self) -> list[Tensor]:
         """Pixel corners per image."""
@@ -76,8 +80,7 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     if not any(counts):
         return index.to(logits.device)
     # The whole batch at once, images with fewer objects padded, and one transfer to the host.
-    labels = pad_sequence(objects.labels, batch_first=True)  # (B, n)
-    gt = pad_sequence([x.float() for x in objects.boxes], batch_first=True)  # (B, n, 4)
+    labels, gt = objects.padded
     limit = objects.limits[:, None]  # (B, 1, 4)
     p = logits.float().sigmoid().gather(3, labels[None, :, None].expand(depth, -1, queries, -1))  # (D, B, Q, n)
     negative = -(1 - p + 1e-12).log() * (1 - ALPHA) * p.pow(GAMMA)
@@ -112,17 +115,15 @@ def query_losses(
         Class, L1 and GIoU loss, (D,) each, fp32.
     """
     index = object_index.expand(logits.shape[:-1])
-    counts = itertools.accumulate((len(x) for x in objects.labels[:-1]), initial=0)
-    offsets = on_device(list(counts), logits.device).long()
-    labels, targets = torch.cat(objects.labels), torch.cat(objects.boxes).float()
+    labels, targets = objects.padded
     where = (index >= 0).nonzero(as_tuple=True)  # layer, image, query
-    flat = index[where] + offsets[where[1]]
+    which = where[1], index[where]
     return losses_of_targets(
         logits,
         boxes,
         where,
-        labels[flat],
-        targets[flat],
+        labels[which],
+        targets[which],
         objects.limits,
         positives=(index[0] >= 0).sum(),
         quality=quality,

@@ -58,12 +58,9 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
     def positions(self, canvas: Canvas) -> Tensor:
-        """(B, S, C)."""
-        per_level = [
-            map_positions(padding, self.dim, self.temperature, self.offset) + self.level_embed[level].float()
-            for level, padding in enumerate(canvas.level_padding)
-        ]
-        return torch.cat(per_level, 1).to(self.level_embed.dtype)
+        """(B, S, C), or (1, S, C) where nothing is masked."""
+        sines = map_positions(canvas, self.dim, self.temperature, self.offset)
+        return (sines + self.level_embed.float()[canvas.levels.level]).to(self.level_embed.dtype)
 
     def forward(self, maps: list[Tensor], canvas: Canvas) -> tuple[Tensor, list[Tensor]]:
         """Maps (B, C, H_l, W_l) -> memory (B, S, C), and the states before and after each layer."""
@@ -129,18 +126,23 @@ class TwoStage(nn.Module):
         kept = memory.masked_fill(~counts[..., None], 0.0)
         x = self.norm(self.project(kept))
         logits = heads.classify[-1](x)  # (B, S, K)
-        boxes = heads.regress[-1](x).float() + proposals  # logits of cxcywh
         score = logits.amax(-1) if self.dino else logits[..., 0]
         count = min(self.num_queries, score.shape[1])
         tokens = score.topk(count, dim=1).indices
-        selected = boxes.gather(1, tokens[..., None].expand(-1, -1, 4))
-        references = selected.detach().sigmoid()
-        if self.dino:
-            chosen = logits.gather(1, tokens[..., None].expand(-1, -1, logits.shape[-1]))
-            return Proposals(chosen, selected.sigmoid(), references, None, tokens)
+        proposals = proposals.expand(len(memory), -1, -1)
+        if self.dino:  # only the chosen tokens need a box
+            boxes = heads.regress[-1](pick(x, tokens)).float() + pick(proposals, tokens)
+            return Proposals(pick(logits, tokens), boxes.sigmoid(), boxes.detach().sigmoid(), None, tokens)
+        boxes = heads.regress[-1](x).float() + proposals  # logits of cxcywh
+        references = pick(boxes, tokens).detach().sigmoid()
         features = box_positions(references, self.dim).to(self.position.weight.dtype)
         pos = self.position_norm(self.position(features))[..., : self.dim]
         return Proposals(logits, boxes.sigmoid(), references, pos, tokens)
+
+
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of (B, N, C) by (B, M) -> (B, M, C)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -237,15 +239,19 @@ class Decoder(nn.Module):
             last = i == len(self.layers) - 1
             state = self.norm(x) if self.dino else x
             result.states.append(state)
+            at = None
             offset = heads.regress[i](state).float() if all_layers or last or not self.dino else None
             if all_layers or last:
                 assert offset is not None
                 result.logits.append(heads.classify[i](state))
-                result.boxes.append((offset + inverse_sigmoid(base, self.eps)).sigmoid())
+                at = inverse_sigmoid(base, self.eps)
+                result.boxes.append((offset + at).sigmoid())
             if not last:
                 step = heads.regress[i](x).float() if self.dino else offset
                 assert step is not None
-                refined = (step + inverse_sigmoid(start, self.eps)).sigmoid()
+                if at is None or base.requires_grad:  # else it is the same number without a gradient
+                    at = inverse_sigmoid(start, self.eps)
+                refined = (step + at).sigmoid()
                 base, start = refined, refined.detach()
                 result.references.append(refined)
         return result

@@ -20,7 +20,10 @@ def maskmamba_command(
     generation_batch_size: Annotated[int, typer.Option(help="Images generated at once.")] = 1,
     steps: Annotated[int, typer.Option(help="Decoding steps.")] = 20,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    repeats: Annotated[int, typer.Option(help="Generations timed, at least.", min=1)] = 3,
     compile: Annotated[str | None, typer.Option(help="A torch.compile mode for the single layers.")] = None,
+    how: Annotated[str | None, typer.Option(help="eager, graph (CUDA graphs), or both: the default on a GPU.")] = None,
+    profile: Annotated[int, typer.Option(help="Print the longest kernels of a step at this size; 0: do not.")] = 0,
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 1.0,
     device: Annotated[str | None, typer.Option(help="cuda, cpu; the accelerator if there is one.")] = None,
     title: Annotated[str, typer.Option(help="Heading of these rows in the report.")] = "",
@@ -33,14 +36,16 @@ def maskmamba_command(
     """
     import torch
 
-    from hybridzoo.bench.maskmamba import MaskMambaSettings, benchmark, crossover, describe, ratios
+    from hybridzoo.bench import maskmamba as work
     from hybridzoo.bench.report import write_json
     from hybridzoo.errors import ConfigError, unknown
     from hybridzoo.inference.classifier import DTYPES
 
     if dtype not in DTYPES:
         raise ConfigError(unknown("dtype", dtype, DTYPES))
-    settings = MaskMambaSettings(
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    ways = how or ("eager,graph" if place.startswith("cuda") else "eager")
+    settings = work.MaskMambaSettings(
         model=model,
         sizes=_numbers(sizes, "--sizes"),
         batch_size=batch_size,
@@ -49,23 +54,29 @@ def maskmamba_command(
         steps=steps,
         dtype=DTYPES[dtype],
         seconds=seconds,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=place,
         compile=compile,
+        how=tuple(part.strip() for part in ways.split(",") if part.strip()),
+        generation_repeats=repeats,
     )
     rows: list[dict[str, Any]] = []
-    for row in benchmark(settings):
+    for row in work.benchmark(settings):
         rows.append(row)
-        typer.echo(describe(row))
+        typer.echo(work.describe(row))
         if out is not None:  # after every row: a run that is cut off leaves what it has
             write_json(out, "maskmamba", rows, torch.device(settings.device), title=title)
     for what, ours, other in (("layer", "bi_mamba_v2", "flash"), ("generation", "serial_v2", "pure_transformer")):
-        gains = ratios(rows, what, ours, other)
-        shown = ", ".join(f"{size} px {gain:.2f}x" for size, gain in gains.items())
-        if gains:
-            typer.echo(f"{what}: time of {other} / time of {ours}: {shown}; not slower from {crossover(gains)} px on")
+        for way in settings.how:
+            gains = work.ratios(rows, what, ours, other, way)
+            shown = ", ".join(f"{size} px {gain:.2f}x" for size, gain in gains.items())
+            if gains:
+                since = work.crossover(gains)
+                typer.echo(f"{what}, {way}: time of {other} / time of {ours}: {shown}; not slower from {since} px on")
+    if profile:
+        typer.echo(work.profile(settings, profile))
     if out is not None:
         typer.echo(f"wrote {out}")
-    if all("error" in row for row in rows):
+    if rows and all("error" in row for row in rows):
         raise typer.Exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,11 @@ class ImageGenerator:
             the first text comes.
         device: left out: a GPU if there is one, else the CPU.
         dtype: "float32", or "bfloat16" for autocast of the model (the tokenizer stays in float32).
+        cuda_graph: the model's steps run as one launch each, recorded at the first call of a batch size and image size;
+            the weights must stay where they are. For small images, whose kernels end before Python launches the next.
 
     Raises:
-        ConfigError: the tokenizer does not belong to the model.
+        ConfigError: the tokenizer does not belong to the model, or cuda_graph on a CPU.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class ImageGenerator:
         text_encoder: str | None = None,
         device: str | torch.device | None = None,
         dtype: str = "float32",
+        cuda_graph: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(unknown("dtype", str(dtype), DTYPES))
@@ -90,6 +93,7 @@ class ImageGenerator:
         check_tokenizer(self.model.config, self.tokenizer.config)
         self._text_source = text_encoder or getattr(self.model.config, "text_encoder", None)
         self._text: Any = None
+        self._features = graphed_features(self.model) if cuda_graph else None
 
     def __call__(
         self,
@@ -112,7 +116,7 @@ class ImageGenerator:
         """
         if output not in ("pil", "uint8", "float"):
             raise InputError(unknown("output", output, ("pil", "uint8", "float")))
-        conditions: dict[str, Any] = {}
+        conditions: dict[str, Any] = {} if self._features is None else {"features": self._features}
         if labels is not None:
             conditions["class_labels"] = self.classes(labels)
         if prompts is not None:
@@ -185,6 +189,27 @@ class ImageGenerator:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def graphed_features(model: Any) -> Callable[..., Tensor]:
+    """`model.features` as CUDA graphs, one for each shape of codes and conditions; for `generate(features=…)`.
+
+    What it returns is overwritten by the next call.
+
+    Raises:
+        ConfigError: the model is not on a GPU.
+    """
+    from hybridzoo.inference.graph import GraphedCalls
+
+    if model.device.type != "cuda":
+        raise ConfigError(f"a CUDA graph needs a model on a GPU, this one is on {model.device}")
+    calls = GraphedCalls(lambda **inputs: {"features": model.features(**inputs)}, ("features",))
+
+    def features(input_ids: Tensor, **conditions: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():  # so that what is recorded serves in and out of that mode
+            return calls(input_ids=input_ids, **conditions)["features"]
+
+    return features
 
 
 def check_tokenizer(config: Any, tokenizer: Any) -> None:

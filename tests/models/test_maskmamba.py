@@ -360,9 +360,8 @@ def test_guidance_pushes_away_from_the_unconditional(model, monkeypatch):
 
 
 def test_drawn_codes_follow_the_probabilities(model):
-    decoder = sampling._Decoder(
-        model, torch.zeros(400, dtype=torch.long), None, (5, 5), torch.Generator().manual_seed(0), 0.7
-    )
+    conditions = {"class_labels": torch.zeros(400, dtype=torch.long)}
+    decoder = sampling._Decoder(model, conditions, (5, 5), torch.Generator().manual_seed(0), 0.7)
     ids = torch.full((400, 25), 64)
     codes, log_p = decoder.draw(ids, 1.0)
     wanted = (model(ids[:1], torch.zeros(1, dtype=torch.long)).logits[0] / 0.7).softmax(-1)

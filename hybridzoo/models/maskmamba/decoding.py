@@ -75,11 +75,12 @@ def mask_length(step: int, steps: int, initial: Tensor, unknown_now: Tensor, sch
         (B,) int64: floor(initial * mask_ratio), at most unknown_now - 1 and at least 1.
     """
     ratio = torch.tensor((step + 1) / steps, dtype=torch.float32)
+    share: Tensor | float
     if schedule in ("log", "exp"):
-        share = torch.stack([mask_ratio(ratio, schedule, int(n)) for n in initial])
+        share = torch.stack([mask_ratio(ratio, schedule, n) for n in initial.tolist()]).to(initial.device)
     else:
-        share = mask_ratio(ratio, schedule).expand(len(initial))
-    wanted = torch.floor(initial.to(torch.float32) * share.to(initial.device)).to(torch.int64)
+        share = float(mask_ratio(ratio, schedule))  # a number travels with the kernel: no copy, no waiting
+    wanted = torch.floor(initial.to(torch.float32) * share).to(torch.int64)
     return torch.minimum(unknown_now.to(torch.int64) - 1, wanted).clamp_min(1)
 
 
@@ -114,11 +115,16 @@ def mask_by_topk(probs: Tensor, length: Tensor, temperature: float = 0.0, genera
 
 def gumbel(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
     """Standard Gumbel noise, fp32, drawn on the generator's device; with a generator per row, each row from its own."""
+    return -log_exponential(shape, device, generator)
+
+
+def log_exponential(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
+    """Logarithms of exponential variables: Gumbel noise with the sign changed."""
     if isinstance(generator, Sequence):
-        return torch.stack([gumbel(shape[1:], device, g) for g in generator])
+        return torch.stack([log_exponential(shape[1:], device, g) for g in generator])
     source = generator.device if generator is not None else device
     exponential = torch.empty(shape, device=source).exponential_(generator=generator)
-    return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log().to(device)
+    return exponential.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(device)
 
 
 def guidance(step: int, steps: int, scale: float, schedule: str = "linear", power: float = 1.0) -> float:

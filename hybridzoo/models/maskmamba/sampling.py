@@ -8,11 +8,12 @@ Legend: B batch, N tokens, D width, K codes, T steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import InputError
@@ -24,6 +25,7 @@ from hybridzoo.models.maskmamba.decoding import (
     guidance,
     gumbel,
     halton_order,
+    log_exponential,
     mask_by_confidence,
     mask_length,
     revealed,
@@ -54,6 +56,7 @@ def generate(
     codes: Tensor | None = None,
     mask: Tensor | None = None,
     progress: bool = False,
+    features: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Codes of new images.
 
@@ -76,6 +79,8 @@ def generate(
         codes: (B, h, w) codes to keep where `mask` is False: inpainting.
         mask: (B, h, w) or (h, w) bool, True where codes are drawn anew.
         progress: show a bar.
+        features: called in place of `model.features` with tensors, e.g. a CUDA graph of it
+            (`hybridzoo.inference.image_generation.graphed_features`).
 
     Returns:
         (B, h, w) int64.
@@ -103,7 +108,8 @@ def generate(
     grid = _grid(config, height, width, codes)
     ids = _start(config, len(given), grid, codes, mask).to(device)
     draws = _draws(generator, len(given), device)
-    step_by_step = _Decoder(model, class_labels, text_embeds, grid, draws, token_temperature)
+    conditions = {"class_labels": class_labels, "text_embeds": text_embeds}
+    step_by_step = _Decoder(model, conditions, grid, draws, token_temperature, features)
     with _eval_mode(model):
         for step in _steps(steps, progress):
             s = guidance(step, steps, cfg_scale, cfg_schedule, cfg_power)
@@ -131,53 +137,57 @@ def generate(
 
 
 class _Decoder:
-    """Draws a code for every token, with and without the condition where guidance asks for it."""
+    """Draws a code for every token, where guidance asks for it with and without the condition. Waits for no GPU."""
 
     def __init__(
         self,
         model: Any,
-        class_labels: Tensor | None,
-        text_embeds: Tensor | None,
+        conditions: dict[str, Tensor | None],
         grid: tuple[int, int],
         draws: Draws,
         temperature: float,
+        features: Callable[..., Tensor] | None = None,
     ) -> None:
         self.model, self.grid, self.draws, self.temperature = model, grid, draws, temperature
-        self.conditions = {"class_labels": class_labels, "text_embeds": text_embeds}
+        self.features = model.features if features is None else features
+        given = {k: v.to(model.token_position.device) for k, v in conditions.items() if v is not None}
+        self.plain = given
+        self.guided = {k: torch.cat((v, v)) for k, v in given.items()}
+        batch = len(next(iter(given.values())))
+        self.guided["condition_drop"] = torch.arange(2 * batch, device=model.token_position.device) >= batch
 
     def draw(self, ids: Tensor, s: float) -> tuple[Tensor, Tensor]:
         """(B, N) codes, masked ones included -> drawn codes (B, N) and their log-probabilities (B, N)."""
         batch, guided = len(ids), s != 1.0
-        twice = 2 if guided else 1
-        conditions = {k: v if v is None else torch.cat([v] * twice) for k, v in self.conditions.items()}
-        drop = torch.arange(twice * batch, device=ids.device) >= batch if guided else None
-        features = self.model.features(
-            torch.cat([ids] * twice).view(-1, *self.grid), **conditions, condition_drop=drop
-        )  # (B or 2 B, N, D)
-        piece = max(1, _ELEMENTS // (self.model.config.codebook_size * batch * twice))
+        rows = torch.cat((ids, ids)) if guided else ids
+        features = self.features(rows.view(-1, *self.grid), **(self.guided if guided else self.plain))
+        piece = max(1, _ELEMENTS // (self.model.config.codebook_size * len(rows)))
         if isinstance(self.draws, Sequence):  # the order of a row's draws must not depend on the batch
             piece = max(_BLOCK, piece // _BLOCK * _BLOCK)
         parts = [self._draw_piece(features[:, i : i + piece], batch, s) for i in range(0, ids.shape[1], piece)]
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
     def _draw_piece(self, features: Tensor, batch: int, s: float) -> tuple[Tensor, Tensor]:
-        logits = self.model.logits(features).float()
+        """A large piece is bound by memory: each line is one pass over it."""
+        logits = self.model.logits(features)
         if len(logits) > batch:
-            conditional, without = logits[:batch], logits[batch:]
-            logits = without + s * (conditional - without)
+            without = logits[batch:]
+            logits = torch.add(without, logits[:batch].float().sub_(without), alpha=s)
+        else:
+            logits = logits.float()
         if self.temperature == 0:
             codes = logits.argmax(-1)
         else:
-            logits = logits / self.temperature
-            codes = (logits + self._noise(logits)).argmax(-1)
-        chosen = logits.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        return codes, chosen - logits.logsumexp(-1)
+            logits = logits if self.temperature == 1 else logits / self.temperature
+            codes = (logits - self._noise(logits)).argmax(-1)
+        chosen = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
+        return codes, -chosen.view(codes.shape)
 
     def _noise(self, logits: Tensor) -> Tensor:
-        """Gumbel noise of the shape (B, n, K)."""
+        """Gumbel noise of the shape (B, n, K), with the sign changed."""
         if not isinstance(self.draws, Sequence):
-            return gumbel(logits.shape, logits.device, self.draws)
-        blocks = [gumbel(x.shape, x.device, self.draws) for x in logits.split(_BLOCK, dim=1)]
+            return log_exponential(logits.shape, logits.device, self.draws)
+        blocks = [log_exponential(x.shape, x.device, self.draws) for x in logits.split(_BLOCK, dim=1)]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 

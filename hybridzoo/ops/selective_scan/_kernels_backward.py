@@ -11,7 +11,136 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._kernels import LN2, _delta, _origin, _place, _row, _scan_grad, _sigmoid
+from hybridzoo.ops.selective_scan._tiles import LN2, LOG2E
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def _softplus(x):
+    """As torch's: the identity above 20. A series where log2(1 + e) would lose the digits of a small e."""
+    e = tl.exp2(tl.minimum(x, 20.0) * LOG2E)
+    series = e * (1.0 - e * (0.5 - e * (0.3333333333 - e * (0.25 - e * 0.2))))
+    return tl.where(x > 20.0, x, tl.where(e < 0.03125, series, tl.log2(1.0 + e) * LN2))
+
+
+@triton.jit
+def _place(blk, A, DG, NBG, N: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr):
+    """Block of channels -> group, channels, state indices, their masks, A in base 2."""
+    g = blk // NBG
+    inner = (blk % NBG) * BD + tl.arange(0, BD)
+    md = inner < DG
+    d = g * DG + inner
+    n = tl.arange(0, NP)
+    mn = n < N
+    mdn = md[:, None] & mn[None, :]
+    dn = d[:, None] * N + n[None, :]
+    a = tl.load(A + dn, mask=mdn, other=0.0).to(tl.float32) * LOG2E
+    return g, d, md, n, mn, dn, mdn, a
+
+
+@triton.jit
+def _row(path, g, L, start, t, T):
+    """Row of a step relative to where pointers were put: the chunk's start, or with a path the batch entry's."""
+    if path is None:
+        row = t
+    else:
+        row = tl.load(path + g * L + start + t, mask=t < T, other=0).to(tl.int64)
+    return row
+
+
+@triton.jit
+def _origin(path, start, d, g, DG):
+    """Where pointers are put (see `_row`), and the channels of tensors that all groups share."""
+    if path is None:
+        origin = start
+        shared = d
+    else:
+        origin = start * 0
+        shared = d - g * DG
+    return origin, shared
+
+
+@triton.jit
+def _delta(raw, valid, SOFTPLUS: tl.constexpr):
+    """A step past the end has delta 0: decay 1, no input."""
+    if SOFTPLUS:
+        raw = _softplus(raw)
+    return tl.where(valid, raw, 0.0)
+
+
+@triton.jit
+def _scan_grad(pg, pz, md, ok, t, sgl, szl):
+    """Gradient of the ungated output at a step, its gate value, and silu'(gate) times the output gradient."""
+    gy = tl.load(pg + t * sgl, mask=md & ok, other=0.0).to(tl.float32)
+    through = gy
+    if pz is not None:
+        zv = tl.load(pz + t * szl, mask=md & ok, other=0.0).to(tl.float32)
+        sig = _sigmoid(zv)
+        through = gy * sig * (1.0 + zv * (1.0 - sig))
+        gy = gy * zv * sig
+    return gy, through
+
+
+@triton.jit
+def reverse_state_kernel(
+    dt, z, gy, A, Cm, bias, reset, path, states, sums, alive,
+    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
+    sdb, sdl, szb, szl, scb, scl, scg,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+):  # fmt: skip
+    """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
+    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
+    c = tl.program_id(1).to(tl.int64)
+    start = tl.load(chunk_start + c).to(tl.int64)
+    T = tl.load(chunk_len + c)
+    b = 0 if PACKED else tl.load(chunk_seg + c).to(tl.int64)
+    origin, shared = _origin(path, start, d, g, DG)
+    sgl = DM if path is None else DG
+    pd = dt + b * sdb + origin * sdl + d
+    pc = Cm + b * scb + origin * scl + g * scg + n
+    pg = gy + (b * L + origin) * sgl + shared
+    if z is not None:
+        pz = z + b * szb + origin * szl + d
+    else:
+        pz = None
+    if bias is not None:
+        bi = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)
+    r = tl.zeros([BD, NP], tl.float32)
+    total = tl.zeros([BD], tl.float32)
+    live = 1.0
+    blocks = (T + UN - 1) // UN
+    for k in range(0, blocks):
+        t = (blocks - 1 - k) * UN
+        dts = ()
+        gs = ()
+        Cs = ()
+        for i in tl.static_range(UN):
+            ok = t + i < T
+            row = _row(path, g, L, start, t + i, T)
+            dts = dts + (tl.load(pd + row * sdl, mask=md & ok, other=0.0),)
+            Cs = Cs + (tl.load(pc + row * scl, mask=mn & ok, other=0.0),)
+            value, _unused = _scan_grad(pg, pz, md, ok, row, sgl, szl)
+            gs = gs + (value,)
+        for i in tl.static_range(UN - 1, -1, -1):
+            raw = dts[i].to(tl.float32)
+            if bias is not None:
+                raw += bi
+            delta = _delta(raw, t + i < T, SOFTPLUS)
+            x = tl.exp2(delta[:, None] * a)
+            if reset is not None:
+                keep = 1.0 - tl.load(reset + b * L + start + t + i, mask=t + i < T, other=0).to(tl.float32)
+                x = x * keep
+                live = live * keep
+            r = (r + gs[i][:, None] * Cs[i].to(tl.float32)[None, :]) * x
+            total += delta
+    tl.store(states + c * DM * N + dn, r, mask=mdn)
+    tl.store(sums + c * DM + d, total, mask=md)
+    if reset is not None:
+        tl.store(alive + c, live)
 
 
 @triton.jit

@@ -10,13 +10,9 @@ import triton
 from torch import Tensor
 
 from hybridzoo.ops._launch import launch
-from hybridzoo.ops.selective_scan._kernels import (
-    carry_kernel,
-    chunk_state_kernel,
-    output_kernel,
-    reverse_state_kernel,
-)
-from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
+from hybridzoo.ops.selective_scan._forward import output_kernel
+from hybridzoo.ops.selective_scan._kernels import carry_kernel, chunk_state_kernel
+from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel, reverse_state_kernel
 
 
 class Tuning(NamedTuple):
@@ -25,13 +21,18 @@ class Tuning(NamedTuple):
     chunk_training: int = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
     chunk_inference: int = 128
     tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
-    unroll: int = 4
+    unroll: int = 8
+    state_unroll: int = 4
+    ahead: int = 16  # steps from a row's first touch to its use
     warps: int = 1
+    carry_block: int = 128
+    carry_unroll: int = 8
     backward_tile: int = 512
     backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
     backward_warps: int = 1
     programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
-    enough_per_sm: int = 12  # programs that walk whole segments, from which on chunks are not worth a second pass
+    enough_per_sm: int = 3  # programs that walk whole segments, from which on chunks are not worth a second pass
+    backward_enough_per_sm: int = 12
 
 
 TUNING = Tuning()
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
 
     NP: int
     BD: int
+    W: int
     per_group: int
     blocks: int
     chunk: int
@@ -55,17 +57,18 @@ def _multiprocessors(device: torch.device) -> int:
 
 def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, backward: bool) -> Plan:
     """The chunks of a backward are those of its forward; depends on shapes only."""
-    NP = max(2, triton.next_power_of_2(d_state))
+    NP = max(4, triton.next_power_of_2(d_state))
     channels = u.shape[2] // groups
     tile = TUNING.backward_tile if backward else TUNING.tile
-    BD = max(4, min(tile // NP, triton.next_power_of_2(channels)))
+    BD = max(4, min(tile // NP, 32, triton.next_power_of_2(channels)))
     per_group = triton.cdiv(channels, BD)
     chunk = TUNING.chunk_training if keep else TUNING.chunk_inference
     rows = u.shape[0] * u.shape[1]
-    enough = per_group * groups * segments >= TUNING.enough_per_sm * _multiprocessors(u.device)
+    enough_per_sm = TUNING.backward_enough_per_sm if backward else TUNING.enough_per_sm
+    enough = per_group * groups * segments >= enough_per_sm * _multiprocessors(u.device)
     one_pass = enough or rows <= 2 * chunk * segments
     warps = TUNING.backward_warps if backward else TUNING.warps
-    return Plan(NP, BD, per_group, per_group * groups, chunk, one_pass, warps)
+    return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps)
 
 
 @lru_cache(maxsize=64)
@@ -131,6 +134,36 @@ class _Launch:
         alive = None if self.reset is None else self.empty(self.chunks)
         return self.empty(self.chunks, self.channels, self.states), sums, alive
 
+    def tiles(self, softplus: bool) -> dict[str, Any]:
+        p = self.plan
+        return {
+            "N": self.states,
+            "SOFTPLUS": softplus,
+            "PACKED": self.packed,
+            "FULL": self.channels // self.groups % p.BD == 0,
+            "NQ": p.NP // p.W,
+            "W": p.W,
+            "BD": p.BD,
+            "num_warps": p.warps,
+        }
+
+    def carry(
+        self,
+        A: Tensor,
+        init: Tensor | None,
+        states: Tensor,
+        sums: Tensor,
+        alive: Tensor | None,
+        out: Tensor,
+        back: bool,
+    ) -> None:
+        """See `carry_kernel`."""
+        block = TUNING.carry_block
+        launch(carry_kernel, (triton.cdiv(self.channels * self.states, block), self.segments),
+            A, init, states, sums, alive, out, self.tables[3], self.channels,
+            N=self.states, REVERSE=back, BE=block, UN=TUNING.carry_unroll, num_warps=1,
+        )  # fmt: skip
+
     def constants(self, softplus: bool) -> dict[str, Any]:
         p = self.plan
         return {
@@ -150,6 +183,11 @@ def _unit(x: Tensor | None) -> Tensor | None:
 
 def _dense(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """B and C in fp32: they are small, and every block of channels reads them again."""
+    return x.float() if x.dtype != torch.float32 else _unit(x)  # type: ignore[return-value]
 
 
 def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
@@ -183,30 +221,28 @@ def scan_forward(
 
     With `path` (G, L) int32, the order in which each group of channels walks the rows, u has one group's channels.
     """
-    u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
+    u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _wide(B), _wide(C)
     A, D, dt_bias, initial_state = _dense(A), _dense(D), _dense(dt_bias), _dense(initial_state)
     run = _Launch(dt, A, B, seq_idx, cu_seqlens, keep)
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
     y = (torch.zeros if run.packed else torch.empty)(dt.shape, dtype=u.dtype, device=u.device)
     final = run.empty(run.segments, run.channels, run.states)
     kept = run.empty(0)
-    constants = run.constants(softplus)
+    tiles = run.tiles(softplus)
     if not plan.one_pass:
         kept, sums, alive = run.chunk_buffers()
         launch(chunk_state_kernel, (plan.blocks, run.chunks),
             u, dt, A, B, dt_bias, run.reset, path, kept, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.unroll, **constants,
+            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.state_unroll, **tiles,
         )  # fmt: skip
-        launch(carry_kernel, (plan.blocks, run.segments),
-            A, initial_state, kept, sums, alive, final, seg_chunk, *run.dims,
-            N=run.states, REVERSE=False, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
-        )  # fmt: skip
+        run.carry(A, initial_state, kept, sums, alive, final, back=False)
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
     launch(output_kernel, (plan.blocks, run.work),
         u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
-        ONE_PASS=plan.one_pass, KEEP=keep, UN=TUNING.unroll, **constants,
+        ONE_PASS=plan.one_pass, KEEP=keep, CHUNK=plan.chunk, UN=min(TUNING.unroll, plan.chunk), AHEAD=TUNING.ahead,
+        **tiles,
     )  # fmt: skip
     return y, final, kept if keep else run.empty(0)
 
@@ -254,10 +290,7 @@ def scan_backward(
             dt, z, grad_y, A, C, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=TUNING.unroll, **constants,
         )  # fmt: skip
-        launch(carry_kernel, (plan.blocks, run.segments),
-            A, grad_final, carry, sums, alive, d_init, seg_chunk, *run.dims,
-            N=run.states, REVERSE=True, NP=plan.NP, BD=plan.BD, num_warps=plan.warps,
-        )  # fmt: skip
+        run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
     items = plan.blocks * run.work
     programs = min(items, TUNING.programs_per_sm * _multiprocessors(u.device))
     parked = plan.chunk // TUNING.backward_sub

@@ -1,0 +1,142 @@
+"""Triton kernel of the output of `selective_scan` (see `_kernels` for the legend)."""
+
+# ruff: noqa: SIM102 (constexpr conditions are decided when a kernel is compiled, the others when it runs)
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hybridzoo.ops.selective_scan._tiles import (
+    LOG2E,
+    advance,
+    get,
+    get_row,
+    get_tiles,
+    origin_of,
+    place,
+    put,
+    put_tiles,
+    row_of,
+    rows_ahead,
+    scaled,
+    sigmoid,
+    softplus,
+    sum_states,
+    touch,
+    zero_tiles,
+)
+
+
+@triton.jit
+def _step(
+    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    delta = get(pd + row * sdl, md, FULL) + bi
+    uv = get(pu + row * sul, md, FULL)
+    B = get_row(pb + row * sbl, d, w, N, NQ, W)
+    C = get_row(pc + row * scl, d, w, N, NQ, W)
+    if SOFTPLUS:
+        delta = softplus(delta)
+    if reset is not None:
+        h = scaled(h, 1.0 - tl.load(reset + at).to(tl.float32), NQ)
+    h = advance(h, a, delta, delta * uv, B, NQ)
+    o = sum_states(h, C, NQ)
+    if HAS_D:
+        o += Dv * uv
+    if HAS_Z:
+        zv = get(pz + row * szl, md, FULL)
+        o = o * zv * sigmoid(zv)
+    put(py + row * DM, o, md, FULL)
+    return h
+
+
+@triton.jit
+def output_kernel(
+    u, dt, z, A, Bm, Cm, D, bias, reset, path, init, y, kept, final,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L,
+    sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    ONE_PASS: tl.constexpr, KEEP: tl.constexpr, CHUNK: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Output, from the state in `kept` chunk by chunk, or in ONE_PASS over a segment, writing `kept` if KEEP."""
+    g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
+    a = scaled(get_tiles(A + dn, md, w, N, NQ, W, FULL), LOG2E, NQ)
+    c = tl.program_id(1).to(tl.int64)
+    if ONE_PASS:
+        seg = c
+        c = tl.load(seg_chunk + seg).to(tl.int64)
+        end = tl.load(seg_chunk + seg + 1)
+        start = tl.load(chunk_start + c).to(tl.int64)
+        T = 0
+        if end > c:
+            T = (tl.load(chunk_start + end - 1) + tl.load(chunk_len + end - 1) - start).to(tl.int32)
+        if init is not None:
+            h = get_tiles(init + seg * DM * N + dn, md, w, N, NQ, W, FULL)
+        else:
+            h = zero_tiles(BD, NQ, W)
+    else:
+        seg = tl.load(chunk_seg + c).to(tl.int64)
+        start = tl.load(chunk_start + c).to(tl.int64)
+        T = tl.load(chunk_len + c)
+        h = get_tiles(kept + c * DM * N + dn, md, w, N, NQ, W, FULL)
+    b = 0 if PACKED else seg
+    bi = 0.0
+    if bias is not None:
+        bi = get(bias + d, md, FULL)
+    Dv = 0.0
+    if D is not None:
+        Dv = get(D + d, md, FULL)
+    origin, shared = origin_of(path, start, d, g, DG)
+    pu = u + b * sub + origin * sul + shared
+    pd = dt + b * sdb + origin * sdl + d
+    pb = Bm + b * sbb + origin * sbl + g * sbg
+    pc = Cm + b * scb + origin * scl + g * scg
+    py = y + (b * L + origin) * DM + d
+    pz = py
+    if z is not None:
+        pz = z + b * szb + origin * szl + d
+    # first channels, for touch
+    block = (tl.program_id(0) % NBG) * BD
+    width = DG - block
+    fu = u + b * sub + origin * sul + (block if path is not None else g * DG + block)
+    fd = dt + b * sdb + origin * sdl + g * DG + block
+    if z is not None:
+        fz = z + b * szb + origin * szl + g * DG + block
+    seen = tl.zeros([UN * 4], tl.float32)
+    rows = rows_ahead(path, g, L, start, AHEAD, T, UN)
+    at = b * L + start
+    full = T // UN * UN
+    for t in range(0, full, UN):
+        if ONE_PASS and KEEP:
+            if t % CHUNK == 0:
+                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, N, NQ, W, FULL)
+        if AHEAD > 0:
+            seen = touch(seen, fd, rows, sdl, width, BD, UN)
+            seen = touch(seen, fu, rows, sul, width, BD, UN)
+            if z is not None:
+                seen = touch(seen, fz, rows, szl, width, BD, UN)
+            seen = touch(seen, pb, rows, sbl, N, NQ * W, UN)
+            seen = touch(seen, pc, rows, scl, N, NQ * W, UN)
+            rows = rows_ahead(path, g, L, start, t + UN + AHEAD, T, UN)
+        for i in tl.static_range(UN):
+            row = row_of(path, g, L, start, t + i)
+            h = _step(
+                h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
+                D is not None, z is not None, SOFTPLUS, N, NQ, W, FULL,
+            )  # fmt: skip
+    for t in range(full, T):
+        if ONE_PASS and KEEP:
+            if t % CHUNK == 0:
+                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, N, NQ, W, FULL)
+        row = row_of(path, g, L, start, t)
+        h = _step(
+            h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
+            D is not None, z is not None, SOFTPLUS, N, NQ, W, FULL,
+        )  # fmt: skip
+    if ONE_PASS:
+        put_tiles(final + seg * DM * N + dn, h, md, w, N, NQ, W, FULL)
+    if AHEAD > 0 and T < 0:  # never: `seen` counts as used
+        tl.store(final + tl.arange(0, UN * 4), seen)

@@ -1,0 +1,159 @@
+"""What the Triton kernels of `selective_scan` share: where a program's channels and states lie, and single steps.
+
+A program owns BD channels of one group and all their states, as a tuple of NQ tiles of BD x W states. With W = 4 and
+BD = 32 a thread of the single warp holds one channel: sums over the states stay in the thread, and what is per channel
+(softplus, gate) is computed once.
+"""
+
+# ruff: noqa: RUF005 (Triton has no tuple unpacking in a display)
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def softplus(x):
+    """As torch's: the identity above 20. A series where log2(1 + e) would lose the digits of a small e."""
+    e = tl.exp2(tl.minimum(x, 20.0) * LOG2E)
+    series = e * (1.0 - e * (0.5 - e * (0.3333333333 - e * (0.25 - e * 0.2))))
+    return tl.where(x > 20.0, x, tl.where(e < 0.03125, series, tl.log2(1.0 + e) * LN2))
+
+
+@triton.jit
+def get(p, mask, FULL: tl.constexpr):
+    """A load that needs no mask if the block is FULL."""
+    if FULL:
+        x = tl.load(p)
+    else:
+        x = tl.load(p, mask=mask, other=0.0)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def put(p, x, mask, FULL: tl.constexpr):
+    x = x.to(p.dtype.element_ty)
+    if FULL:
+        tl.store(p, x)
+    else:
+        tl.store(p, x, mask=mask)
+
+
+@triton.jit
+def place(blk, DG, NBG, N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
+    """Block of channels -> group, channels, their mask, and offsets of the first tile in a (D, N) tensor."""
+    g = blk // NBG
+    inner = (blk % NBG) * BD + tl.arange(0, BD)
+    d = g * DG + inner
+    w = tl.arange(0, W)
+    return g, d, inner < DG, w, d[:, None] * N + w[None, :]
+
+
+@triton.jit
+def get_tiles(p, md, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr):
+    """The tiles of a (D, N) tensor, zero outside."""
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (get(p + q * W, md[:, None] & (q * W + w < N)[None, :], FULL and q * W + W <= N),)
+    return out
+
+
+@triton.jit
+def put_tiles(p, x, md, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr):
+    for q in tl.static_range(NQ):
+        put(p + q * W, x[q], md[:, None] & (q * W + w < N)[None, :], FULL and q * W + W <= N)
+
+
+@triton.jit
+def get_row(p, d, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr):
+    """A row of B or C as tiles in which every channel has a copy: each thread reads what it needs, nothing moves."""
+    out = ()
+    for q in tl.static_range(NQ):
+        at = p + (d * 0)[:, None] + (q * W + w)[None, :]
+        out = out + (get(at, (d >= 0)[:, None] & (q * W + w < N)[None, :], q * W + W <= N),)
+    return out
+
+
+@triton.jit
+def zero_tiles(BD: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr):
+    out = ()
+    for _ in tl.static_range(NQ):
+        out = out + (tl.zeros([BD, W], tl.float32),)
+    return out
+
+
+@triton.jit
+def scaled(x, factor, NQ: tl.constexpr):
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (x[q] * factor,)
+    return out
+
+
+@triton.jit
+def advance(h, a, delta, drive, B, NQ: tl.constexpr):
+    """exp2(delta a) h + drive B"""
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (h[q] * tl.exp2(delta[:, None] * a[q]) + drive[:, None] * B[q],)
+    return out
+
+
+@triton.jit
+def sum_states(x, y, NQ: tl.constexpr):
+    """Sum over the states of x y."""
+    out = x[0] * y[0]
+    for q in tl.static_range(1, NQ):
+        out += x[q] * y[q]
+    return tl.sum(out, 1)
+
+
+@triton.jit
+def row_of(path, g, L, start, t):
+    """Row of a step relative to where pointers were put: the chunk's start, or with a path the batch entry's."""
+    if path is None:
+        row = t
+    else:
+        row = tl.load(path + g * L + start + t)
+    return row.to(tl.int64)
+
+
+@triton.jit
+def origin_of(path, start, d, g, DG):
+    """Where pointers are put (see `row_of`), and the channels of tensors that all groups share."""
+    if path is None:
+        origin = start
+        shared = d
+    else:
+        origin = start * 0
+        shared = d - g * DG
+    return origin, shared
+
+
+@triton.jit
+def rows_ahead(path, g, L, start, t, T, UN: tl.constexpr):
+    """Rows of steps t to t + UN, each four times, for `touch`; 0 past the end."""
+    step = t + tl.arange(0, UN * 4) // 4
+    if path is None:
+        row = tl.where(step < T, step, 0)
+    else:
+        row = tl.load(path + g * L + start + step, mask=step < T, other=0)
+    return row.to(tl.int64)
+
+
+@triton.jit
+def touch(seen, p, rows, stride, width, WIDTH: tl.constexpr, UN: tl.constexpr):
+    """Read four places of each row now, so that the whole row is in the L1 cache when its step comes.
+
+    Loads into registers would do as well if the compiler did not move them down to where they are used.
+    """
+    column = (tl.arange(0, UN * 4) % 4) * (WIDTH // 4)
+    return tl.maximum(seen, tl.load(p + rows * stride + column, mask=column < width, other=0.0).to(tl.float32))

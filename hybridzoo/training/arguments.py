@@ -34,7 +34,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         fp16=t.precision == "fp16",
         seed=t.seed,
         full_determinism=t.deterministic,
-        torch_compile=t.compile,
+        torch_compile=t.compile and not t.cuda_graphs,  # else the layers are compiled where they are recorded
         use_cpu=not cuda,
         eval_strategy="no",  # callbacks.Flow decides
         save_strategy="no",

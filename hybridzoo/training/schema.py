@@ -121,6 +121,7 @@ class TrainingSection:
     gradient_checkpointing: bool = False
     freeze_backbone: bool = False
     compile: bool = False
+    cuda_graphs: bool = False  # record forward and backward once per shape, replay them: for small models on a GPU
     channels_last: bool = False
     seed: int = 0
     deterministic: bool = False  # only deterministic kernels; an op that has none raises

@@ -27,6 +27,7 @@ from hybridzoo.training import checkpoints
 from hybridzoo.training.arguments import make_mixup, training_arguments
 from hybridzoo.training.callbacks import Ema, Guard, Signals
 from hybridzoo.training.datasets import as_is
+from hybridzoo.training.graphs import StepGraphs, check_graphs, padded
 from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
 from hybridzoo.training.objectives import LOWER_IS_BETTER, Objective, objective_of
 from hybridzoo.training.param_groups import param_groups
@@ -115,6 +116,9 @@ class ZooTrainer(Trainer):
             self.mixup = make_mixup(recipe, model.config.num_labels)
         self.ema = Ema(self.model, t.ema_decay) if t.ema_decay is not None else None
         on_cpu = arguments.device.type == "cpu"
+        self.graphs: StepGraphs | None = None
+        if t.cuda_graphs:
+            check_graphs(t, arguments.world_size)
         self.check_every = 1 if on_cpu else _GPU_CHECK_EVERY
         self.guard = Guard(arguments.device, self.check_every)
         self.signals = Signals()
@@ -215,9 +219,24 @@ class ZooTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward; a loss that is not finite is noted."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        if (
+            self.recipe.training.cuda_graphs and self.args.device.type == "cuda"
+        ):  # a CPU takes the same steps, unrecorded
+            loss = self._recorded_step(model, inputs)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self.guard.note(loss, self.state.global_step + 1)
         return loss
+
+    def _recorded_step(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if not model.training:
+            model.train()
+        if self.graphs is None:
+            compiled = self.recipe.training.compile
+            self.graphs = StepGraphs(self.model, lambda batch: self.compute_loss(model, batch), compiled=compiled)
+        config = self.model.config
+        pad, most = getattr(config, "pad_token_id", None), getattr(config, "max_length", None)
+        return self.graphs.step(self._prepare_inputs(padded(inputs, pad, most)))
 
     def after_step(self) -> None:
         """Look at the guard and at signals, every `check_every` steps, on all processes at the same step."""

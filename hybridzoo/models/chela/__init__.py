@@ -82,7 +82,8 @@ def _with_baselines(
     _register(f"{name}_conv", f"baseline of {name}: gated convolutions alone", task, mixer_options=gated, **rest)
     _register(f"{name}_mega", f"baseline of {name}: Mega", task, mixer="mega", mixer_options=average, **rest)
     rest["ffn_hidden_size"] = attention
-    heads = {"num_heads": 4}
+    # fused attention kernels want heads of a multiple of 8 channels
+    heads = {"num_heads": 4 if sizes["hidden_size"] % 32 == 0 else 5}
     summary = f"baseline of {name}: Transformer with rotary positions"
     _register(f"{name}_transformer", summary, task, mixer="attention", mixer_options=heads, **rest)
 

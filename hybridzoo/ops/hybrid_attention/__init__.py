@@ -1,7 +1,7 @@
 """`hybrid_attention`: causal attention with a sliding window and always-visible meta tokens, as Hymba's layers use it.
 
 Backends: `torch` (the definition, on scaled_dot_product_attention), `flex` (torch's FlexAttention, compiled, for whole
-rows), `triton` (ours, for decoding one token a row).
+rows), `triton` (ours, for one token a row and for whole rows without gradients).
 """
 
 from __future__ import annotations
@@ -72,11 +72,13 @@ def hybrid_attention(
 
 
 def _examples(device: torch.device) -> list[Example]:
-    def make(name: str, length: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
+    def make(
+        name: str, length: int, dtype: torch.dtype = torch.float32, *, grad: bool = True, **options: Any
+    ) -> Example:
         g = torch.Generator().manual_seed(length)
 
-        def rand(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=g).to(device, dtype)
+        def rand(*shape: int) -> Tensor:  # backends without a backward ask whether gradients are wanted
+            return torch.randn(*shape, generator=g).to(device, dtype).requires_grad_(grad)
 
         call: dict[str, Any] = {
             "q": rand(2, 4, length, 16),
@@ -85,7 +87,7 @@ def _examples(device: torch.device) -> list[Example]:
             "plan": AttentionPlan(length, length, device, **options),
             "scale": 0.25,
         }
-        return Example(name, call, ("q", "k", "v"))
+        return Example(name, call, ("q", "k", "v") if grad else ())
 
     def decode(name: str, slots: int, dtype: torch.dtype = torch.float32, **options: Any) -> Example:
         g = torch.Generator().manual_seed(slots)
@@ -112,6 +114,7 @@ def _examples(device: torch.device) -> list[Example]:
         make("window and prefix", 200, window=20, prefix=5),
         make("packed", 160, window=40, q_segments=segments, k_segments=segments),
         make("bf16", 140, torch.bfloat16, window=33, prefix=3),
+        make("rows without gradients", 300, torch.float16, grad=False, window=70, prefix=9),
         decode("decode", 300),
         decode("decode, ring", 333, window=150, prefix=120),
         decode("decode, fp16", 1100, torch.float16, window=900, prefix=400),

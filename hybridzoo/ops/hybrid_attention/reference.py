@@ -48,7 +48,8 @@ def _worth_blocks(plan: AttentionPlan) -> bool:
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
     batch, _, queries, _ = q.shape
-    w, prefix, slots = plan.window or 1, plan.prefix, k.shape[2]
+    w, slots = plan.window or 1, k.shape[2]
+    prefix = min(plan.prefix, slots)
     offset, pad = slots - queries, -queries % w  # query i is at position offset + i
     blocks = (queries + pad) // w
 

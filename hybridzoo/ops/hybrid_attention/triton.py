@@ -1,4 +1,4 @@
-"""Launches of the decoding kernels of `hybrid_attention`."""
+"""Launches of the kernels of `hybrid_attention`: one query a row (decoding), and whole rows without gradients."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridzoo.ops._launch import cdiv, next_power_of_2
+from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
 
 _BLOCK = 64  # slots a program reads at a time
+_TILE = 128  # queries of a program that reads whole rows
 _PROGRAMS_PER_SM = 4
 _EVERYTHING = 1 << 30
 
 
 def supports(call: Mapping[str, Any]) -> str | None:
-    """One query a row, no gradients."""
+    """One query a row, or rows of 16-bit floats that are aligned at their end; no gradients."""
     q, k, v, plan = (call[n] for n in ("q", "k", "v", "plan"))
-    if plan.q_length != 1:
-        return "the kernels decode: one query a row"
+    if plan.q_length != 1 and not plan.aligned:
+        return "the kernels take several queries a row only without explicit positions"
+    if plan.q_length != 1 and q.dtype == torch.float32:
+        return "the kernel of whole rows is for 16-bit floats"
     if plan.q_segments is not None:
         return "the kernels know no packed documents"
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or k.dtype != q.dtype or v.dtype != q.dtype:
@@ -35,7 +38,27 @@ def supports(call: Mapping[str, Any]) -> str | None:
 
 
 def attention_triton(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
-    """(B, H, 1, K), (B, G, S, K), (B, G, S, V) -> (B, H, 1, V)"""
+    """(B, H, T, K), (B, G, S, K), (B, G, S, V) -> (B, H, T, V)"""
+    return (_decode if plan.q_length == 1 else _rows)(q, k, v, plan, scale)
+
+
+def _rows(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
+    from hybridzoo.ops.hybrid_attention._prefill_kernel import prefill_kernel
+
+    (batch, heads, queries, width), (_, groups, slots, value_width) = q.shape, v.shape
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    out = q.new_empty(batch, queries, heads, value_width)  # heads last: what follows wants them so
+    launch(prefill_kernel, (cdiv(queries, _TILE), batch * heads),
+        q, k, v, out, scale, queries, slots,
+        _EVERYTHING if plan.window is None else plan.window, plan.prefix, heads, heads // groups,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+        num_warps=8, K=width, V=value_width,
+        KP=max(16, next_power_of_2(width)), VP=max(16, next_power_of_2(value_width)), BM=_TILE, BN=64,
+    )  # fmt: skip
+    return out.transpose(1, 2)
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
     from hybridzoo.ops.hybrid_attention._kernels import decode_kernel, join_kernel
 
     (batch, heads, _, width), (_, groups, slots, value_width) = q.shape, v.shape

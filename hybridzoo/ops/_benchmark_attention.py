@@ -23,6 +23,7 @@ def _build(
     window: int | None,
     prefix: int,
     device: str,
+    backward: bool = False,
     widths: tuple[int, int] = (64, 128),
 ):
     def build() -> Iterator[Contender]:
@@ -33,7 +34,7 @@ def _build(
         plan = AttentionPlan(queries, keys, torch.device(device), window, prefix)
         call = {"q": q, "k": k, "v": v, "plan": plan, "scale": widths[0] ** -0.5}
         op = get_op("hybrid_attention")
-        with torch.set_grad_enabled(queries > 1):
+        with torch.set_grad_enabled(backward):
             usable = [b.name for b in op.backends if op.obstacle(b, call, device) is None]
         for name in usable:
             run: Callable[..., Tensor] = lambda name=name: hybrid_attention(q, k, v, plan, backend=name)  # noqa: E731
@@ -54,18 +55,19 @@ def cases(device: str) -> list[Case]:
     if device != "cuda":
         return []
     heads, found = (25, 5), []
-    for name, batch, queries, keys, window, prefix in (
-        ("Hymba B4 L2176 window 1024 prefix 128 bf16", 4, 2176, 2176, 1024, 128),
-        ("Hymba B1 L8320 window 1024 prefix 128 bf16", 1, 8320, 8320, 1024, 128),
-        ("Hymba B1 L8320 causal bf16", 1, 8320, 8320, None, 0),
-        ("Hymba decode B32 S8320 bf16", 32, 1, 8320, None, 0),
-        ("Hymba decode B32 S1152 bf16", 32, 1, 1152, None, 0),
-        ("Hymba decode B1 S8320 bf16", 1, 1, 8320, None, 0),
+    for name, batch, queries, keys, window, prefix, backward in (
+        ("Hymba training B4 L2176 window 1024 prefix 128 bf16", 4, 2176, 2176, 1024, 128, True),
+        ("Hymba training B4 L2176 causal bf16", 4, 2176, 2176, None, 0, True),
+        ("Hymba prefill B1 L8320 window 1024 prefix 128 bf16", 1, 8320, 8320, 1024, 128, False),
+        ("Hymba prefill B1 L8320 causal bf16", 1, 8320, 8320, None, 0, False),
+        ("Hymba decode B32 S8320 bf16", 32, 1, 8320, None, 0, False),
+        ("Hymba decode B32 S1152 bf16", 32, 1, 1152, None, 0, False),
+        ("Hymba decode B1 S8320 bf16", 1, 1, 8320, None, 0, False),
     ):
         seen = sum(min(i + 1, (window or keys) + prefix) for i in range(queries)) if queries > 1 else keys
         moved = batch * 2 * (heads[0] * queries + heads[1] * keys) * (64 + 128)
         work = batch * heads[0] * seen * 2 * (64 + 128)
         floor = max(moved / BYTES_PER_SECOND, work / _MATMUL_PER_SECOND) * 1e3
-        build = _build(batch, heads, queries, keys, window, prefix, device)
-        found.append(Case("hybrid_attention", name, device, build, floor, backward=queries > 1))
+        build = _build(batch, heads, queries, keys, window, prefix, device, backward)
+        found.append(Case("hybrid_attention", name, device, build, floor, backward))
     return found

@@ -248,10 +248,17 @@ def run_attention() -> dict[str, Any]:
 
 
 def long_conv_case(
-    B: int, L: int, D: int, taps: int, ahead: int = 0, dtype: torch.dtype = torch.float32, skip: bool = True
+    B: int,
+    L: int,
+    D: int,
+    taps: int,
+    ahead: int = 0,
+    dtype: torch.dtype = torch.float32,
+    skip: bool = True,
+    scale: float = 1.0,
 ) -> Example:
     call = {
-        "x": torch.randn(B, L, D).to(dtype),
+        "x": (torch.randn(B, L, D) * scale).to(dtype),
         "kernel": torch.randn(D, taps),
         "reverse_kernel": torch.randn(D, ahead) if ahead else None,
         "skip": torch.randn(D) if skip else None,
@@ -281,6 +288,10 @@ def run_long_conv() -> dict[str, Any]:
         "usual-1500": (usual, long_conv_case(2, 1500, 2, 1500, 1499)),
         "usual-5000": (usual, long_conv_case(1, 5000, 2, 5000)),
         "bf16": (small, long_conv_case(2, 257, 16, 257, 100, torch.bfloat16)),
+        "short-bf16": (usual, long_conv_case(1, 1, 2, 1, dtype=torch.bfloat16)),
+        "tiny-bf16": (usual, long_conv_case(1, 1100, 2, 1100, dtype=torch.bfloat16, scale=1e-12)),
+        "huge-bf16": ({"sides_half": ((64, 16),)}, long_conv_case(2, 1100, 2, 7, dtype=torch.bfloat16, scale=1e12)),
+        "segments-fp16": ({"sides_half": ((64, 16),)}, long_conv_case(3, 2500, 2, 2500, 2499, torch.float16)),
     }
     if DEVICE == "cuda":
         for L in (1, 100, 1024, 1025, 2048, 2049, 4096, 4097, 16384):

@@ -91,7 +91,7 @@ def test_long_convolution_contenders_agree():
 
 @pytest.mark.parametrize(("queries", "window", "prefix"), [(40, 8, 3), (40, None, 0), (1, None, 0)])
 def test_hybrid_attention_contenders_agree(queries, window, prefix):
-    build = _benchmark_attention._build(2, (4, 2), queries, 40, window, prefix, "cpu", (8, 12))
+    build = _benchmark_attention._build(2, (4, 2), queries, 40, window, prefix, "cpu", queries > 1, (8, 12))
     case = bench.Case("hybrid_attention", "tiny", "cpu", build, None, backward=queries > 1)
     rows = bench.run_case(case, seconds=0.0)
     assert [row["backend"] for row in rows] == ["hybridzoo torch", "SDPA"]

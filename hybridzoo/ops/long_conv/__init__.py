@@ -27,8 +27,8 @@ def long_conv(
 ) -> Tensor:
     """y_t = sum_{s >= 0} kernel[:, s] x_{t - s}  +  sum_{s >= 1} reverse_kernel[:, s - 1] x_{t + s}  +  skip x_t.
 
-    Computed in fp32 (fp64 for fp64 inputs); the triton backend multiplies in tf32 for 16-bit inputs. Positions outside
-    the sequence are zero. Differentiable in all arguments.
+    Computed in fp32 (fp64 for fp64 inputs); the triton backend transforms 16-bit inputs by products of scaled
+    fp16, with sums in fp32. Positions outside the sequence are zero. Differentiable in all arguments.
 
     Args:
         x: (B, L, D).

@@ -11,7 +11,8 @@ A transform is two matrix products with a rotation between them. Index n = n1 N2
 
     Z = ((F1 x) * T) F2;   the weights a are folded into F1 and T (`triton.tables`)
 
-Re and Im lie in planes of N each, Im behind Re. Products are tf32 for 16-bit inputs, three of them for fp32 ones.
+Re and Im lie in planes of N each, Im behind Re. Products of fp32 inputs are three of tf32. 16-bit inputs have kernels
+of their own (`_kernels_half.py`) and share only those over the taps, whose products are single ones of tf32 then.
 """
 
 from __future__ import annotations

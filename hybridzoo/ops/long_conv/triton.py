@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
-from hybridzoo.ops.long_conv import _kernels
+from hybridzoo.ops.long_conv import _half, _kernels
 
 
 class Tuning(NamedTuple):
     """Constants that decide speed only."""
 
     sides: tuple[tuple[int, int], ...] = ((32, 32), (32, 64), (64, 64))  # N1, N2 by length; the last one is repeated
+    sides_half: tuple[tuple[int, int], ...] = ((64, 16), (64, 32), (64, 64))  # of 16-bit inputs: 64 rows for the units
     warps: tuple[int, ...] = (4, 4, 4)
     warps_backward: tuple[int, ...] = (4, 4, 8)  # of the fused backward, which keeps twice as much in registers
     programs: int = 264  # of the fused backward: two for each multiprocessor of an H100
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     lowest: int  # the m of the first H_m
     count: int  # of H_m
     precision: str
+    half: bool  # 16-bit inputs
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -51,14 +53,16 @@ class Plan(NamedTuple):
 def plan_of(x: Tensor, kernel: Tensor, ahead: Tensor | None) -> Plan:
     """The cut of a call, from shapes alone."""
     batch, length, channels = x.shape
-    which = next((i for i, (a, b) in enumerate(TUNING.sides) if length <= a * b), len(TUNING.sides) - 1)
-    N1, N2 = TUNING.sides[which]
+    wide = x.dtype == torch.float32
+    sides = TUNING.sides if wide else TUNING.sides_half
+    which = next((i for i, (a, b) in enumerate(sides) if length <= a * b), len(sides) - 1)
+    N1, N2 = sides[which]
     segments = cdiv(length, N1 * N2)
     lowest = 0 if ahead is None else 1 - segments
-    precision = "tf32x3" if x.dtype == torch.float32 else "tf32"
+    warps = (TUNING.warps[which], TUNING.warps_backward[which]) if wide else (4, 4)
     return Plan(
         batch, length, channels, kernel.shape[1], 0 if ahead is None else ahead.shape[1],
-        N1, N2, TUNING.warps[which], TUNING.warps_backward[which], segments, lowest, segments - lowest, precision,
+        N1, N2, *warps, segments, lowest, segments - lowest, "tf32x3" if wide else "tf32", not wide,
     )  # fmt: skip
 
 
@@ -128,6 +132,8 @@ def conv_forward(x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor |
     table = tables(plan.N1, plan.N2, x.device)
     rows = _rows(x)
     taps = _taps(kernel, ahead, skip, table, plan)
+    if plan.half:
+        return _swap(_half.forward(rows, taps, plan))
     if plan.segments > 1:
         return _swap(_combine(_spectra(rows, table, plan), taps, rows, table, plan, flip=False))
     y = torch.empty_like(rows)
@@ -147,7 +153,10 @@ def conv_backward(
     rows, grads = _rows(x), _rows(grad)
     taps = _taps(kernel, ahead, skip, table, plan)
     parts = 1
-    if plan.segments > 1:
+    if plan.half:
+        grad_x, totals = _half.backward(rows, grads, taps, plan)
+        parts = totals.shape[0]
+    elif plan.segments > 1:
         spectra = _spectra(grads, table, plan)
         grad_x = _combine(spectra, taps, rows, table, plan, flip=True)
         totals = torch.empty_like(taps)

@@ -1,0 +1,123 @@
+"""Launches of the kernels for 16-bit inputs (`_kernels_half.py`)."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hybridzoo.ops._launch import cdiv, launch
+from hybridzoo.ops.long_conv import _kernels_half as kernels
+
+if TYPE_CHECKING:
+    from hybridzoo.ops.long_conv.triton import Plan
+
+PROGRAMS = 1056  # that walk rows: two rounds of four for each multiprocessor of an H100
+BLOCK = 256  # frequencies of a program of `product_kernel`
+
+
+@lru_cache(maxsize=16)
+def tables(N1: int, N2: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """F1 and F2 (of each Re, then Im) in fp16, `unit` spread over them; T packed; `unit`, 2 ** n near N ** -0.5."""
+    from hybridzoo.ops.long_conv.triton import tables as wide
+
+    with torch.inference_mode(False):
+        f1, t, f2 = wide(N1, N2, device).cpu().split([4 * N1 * N1, 2 * N1 * N2, 2 * N2 * N2])
+        units = [2.0 ** -math.ceil(math.log2(n) / 2) for n in (N1, N2)]
+        flat = torch.cat([f1[: 2 * N1 * N1] * units[0], f2 * units[1]]).half()
+        turns = t.half().view(2, -1).T.contiguous().view(torch.int32).flatten()  # Re comes first: it is the low half
+        return flat.to(device), turns.to(device), units[0] * units[1]
+
+
+def _share(batch: int, others: int) -> tuple[int, int]:
+    """Batch rows of a program, and programs for each of `others`."""
+    per = cdiv(batch, max(1, PROGRAMS // others))
+    return per, cdiv(batch, per)
+
+
+def _constants(plan: Plan) -> dict[str, Any]:
+    return {"N1": plan.N1, "N2": plan.N2, "num_warps": plan.warps}
+
+
+def _packed(taps: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """(D, M, 2, N) fp32 spectra of taps -> (D, M, N) packed, and sizes (D, M)."""
+    spectra = torch.empty(plan.channels, plan.count, plan.N1 * plan.N2, dtype=torch.int32, device=taps.device)
+    sizes = torch.empty(plan.channels, plan.count, dtype=torch.float32, device=taps.device)
+    launch(kernels.pack_kernel, (plan.channels * plan.count,), taps, spectra, sizes, N=plan.N1 * plan.N2)
+    return spectra, sizes
+
+
+def _spectra(rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """(B, D, S, N) packed, and sizes (B, D, S)."""
+    table, turns, _ = tables(plan.N1, plan.N2, rows.device)
+    shape = (plan.batch, plan.channels, plan.segments)
+    spectra = torch.empty(*shape, plan.N1 * plan.N2, dtype=torch.int32, device=rows.device)
+    sizes = torch.empty(shape, dtype=torch.float32, device=rows.device)
+    per = cdiv(sizes.numel(), PROGRAMS)
+    launch(kernels.transform_kernel, (cdiv(sizes.numel(), per),),
+        rows, spectra, sizes, table, turns, plan.batch * plan.channels, plan.segments, plan.length, per,
+        **_constants(plan),
+    )  # fmt: skip
+    return spectra, sizes
+
+
+def _scale(plan: Plan, unit: float) -> float:
+    """What a product of two spectra lacks after `inverse`: each transform gave `unit`, the inverse N `unit`."""
+    return 1.0 / (plan.N1 * plan.N2 * unit * unit)
+
+
+def _combine(spectra: tuple[Tensor, Tensor], taps: tuple[Tensor, Tensor], like: Tensor, plan: Plan, flip: bool):
+    table, turns, unit = tables(plan.N1, plan.N2, like.device)
+    y = torch.empty_like(like)
+    per, parts = _share(plan.batch, plan.channels * plan.segments)
+    launch(kernels.combine_kernel, (parts, plan.channels, plan.segments),
+        *spectra, *taps, y, table, turns, plan.batch, plan.channels, plan.length, plan.segments, plan.count,
+        plan.lowest, per, _scale(plan, unit), CAUSAL=plan.ahead == 0, FLIP=flip, **_constants(plan),
+    )  # fmt: skip
+    return y
+
+
+def _conv(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan, flip: bool) -> Tensor:
+    """One segment."""
+    table, turns, unit = tables(plan.N1, plan.N2, rows.device)
+    y = torch.empty_like(rows)
+    per, parts = _share(plan.batch, plan.channels)
+    launch(kernels.conv_kernel, (parts, plan.channels),
+        rows, *taps, y, table, turns, plan.batch, plan.channels, plan.length, per, _scale(plan, unit),
+        FLIP=flip, **_constants(plan),
+    )  # fmt: skip
+    return y
+
+
+def forward(rows: Tensor, taps: Tensor, plan: Plan) -> Tensor:
+    """(B, D, L), (D, M, 2, N) fp32 -> (B, D, L)"""
+    packed = _packed(taps, plan)
+    if plan.segments > 1:
+        return _combine(_spectra(rows, plan), packed, rows, plan, flip=False)
+    return _conv(rows, packed, plan, flip=False)
+
+
+def backward(rows: Tensor, grads: Tensor, taps: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, D, L) and, in parts, of the taps' spectra (parts, D, M, 2, N) fp32."""
+    packed = _packed(taps, plan)
+    table, turns, unit = tables(plan.N1, plan.N2, rows.device)
+    scale = 1.0 / (unit * unit)
+    if plan.segments > 1:
+        spectra = _spectra(grads, plan)
+        grad_x = _combine(spectra, packed, rows, plan, flip=True)
+        totals = torch.empty(1, *taps.shape, dtype=torch.float32, device=rows.device)
+        N = plan.N1 * plan.N2
+        launch(kernels.product_kernel, (N // BLOCK, plan.count, plan.channels),
+            *_spectra(rows, plan), *spectra, totals, plan.batch, plan.channels, plan.segments, plan.count, plan.lowest,
+            scale, N=N, BLOCK=BLOCK,
+        )  # fmt: skip
+        return grad_x, totals
+    per, parts = _share(plan.batch, plan.channels)
+    totals = torch.empty(parts, *taps.shape, dtype=torch.float32, device=rows.device)
+    launch(kernels.gradient_kernel, (parts, plan.channels),
+        rows, grads, totals, table, turns, plan.batch, plan.channels, plan.length, per, scale, **_constants(plan),
+    )  # fmt: skip
+    return _conv(grads, packed, plan, flip=True), totals

@@ -158,7 +158,7 @@ class Op:
         if torch.compiler.is_compiling():
             if not b.traceable:
                 return "it cannot be traced by torch.compile or torch.export"
-            if auto and not b.exportable and torch.compiler.is_exporting():
+            if auto and not b.exportable and exporting():
                 return "an exported program must not depend on its kernels"
         return machine_obstacle(b.symbol) or b.supports(call)
 
@@ -254,6 +254,12 @@ def _parse_env(text: str) -> dict[str, str]:
                 raise UnknownNameError(f"{ENV}={text!r} names two defaults, {default!r} and {part!r}; give one")
         _env_cache[text] = _validated(default, per_op, f"the environment variable {ENV}")
     return _env_cache[text]
+
+
+@torch._dynamo.assume_constant_result
+def exporting() -> bool:
+    """`torch.compiler.is_exporting()`, which Dynamo of torch 2.11 takes for true in every compilation."""
+    return torch.compiler.is_exporting()
 
 
 @torch._dynamo.assume_constant_result

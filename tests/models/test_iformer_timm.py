@@ -8,6 +8,7 @@ import sys
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from timm.models import get_pretrained_cfg, group_parameters
 from timm.models._hub import save_for_hf
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -40,9 +41,9 @@ def test_registered_whichever_is_imported_first(order):
 
 
 def test_names_do_not_collide_with_timms_mobile_network():
-    own = {"iformer_t", "iformer_s", "iformer_m", "iformer_l", "iformer_l2", "iformer_h"}
-    assert own | set(NAMES) <= set(timm.list_models("iformer_*"))
-    assert not set(timm.list_models(module="iformer")) & set(NAMES)
+    mobile = set(timm.list_models(module="iformer"))  # none in timm 1.0.20
+    assert not mobile & set(NAMES)
+    assert mobile | set(NAMES) <= set(timm.list_models("*iformer*"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,8 +177,10 @@ def test_position_tables_decay_and_vectors_do_not():
 
 @pytest.mark.parametrize("safe", [True, False])
 def test_save_for_hf_and_reload(tmp_path, images, safe):
+    if safe and Version(timm.__version__) < Version("1.0.26"):
+        pytest.skip("timm before 1.0.26 reads no safetensors from a local folder, of no model")
     model = tiny(num_classes=5).eval()
-    save_for_hf(model, tmp_path, safe_serialization=safe)
+    save_for_hf(model, tmp_path, model_args={**SMALL_SIZES, "img_size": 64}, safe_serialization=safe)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(model(images), again(images))
 

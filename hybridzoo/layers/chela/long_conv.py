@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from hybridzoo.errors import ConfigError, InputError, unknown
+from hybridzoo.ops.dispatch import exporting
 from hybridzoo.ops.long_conv import long_conv
 
 MODES = ("cat", "sum")
@@ -143,7 +144,7 @@ class MultiScaleConv(nn.Module):
 
         In eval mode without gradients they are kept until a weight changes.
         """
-        fits = torch.compiler.is_exporting() and not self.any_length  # checked; a minimum would split the graph
+        fits = exporting() and not self.any_length  # checked; a minimum would split the graph
         taps = length if fits else min(length, self.max_length)
         key = None
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
@@ -151,7 +152,7 @@ class MultiScaleConv(nn.Module):
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
         whole = self._whole(self.kernel_norm)
-        if torch.compiler.is_exporting():  # a slice would fix whether the sequence is as long as the kernel
+        if exporting():  # a slice would fix whether the sequence is as long as the kernel
             whole = whole.index_select(2, torch.arange(taps, device=whole.device))
         else:
             whole = whole[:, :, :taps]

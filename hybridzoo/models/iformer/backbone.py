@@ -200,15 +200,16 @@ class InceptionTransformer(nn.Module):
         table, size = getattr(self, f"pos_embed{k}"), (x.shape[1], x.shape[2])
         dtype = x.dtype  # what matrix products compute in; the stream is the table's, fp32 under autocast
         x = scaled_residual(x, table if (table.shape[1], table.shape[2]) == size else resize_table(table, size))
-        branch: list[Tensor | None] = [None] * 4  # of the block before: MLP output, its bias, scale, per-sample factors
+        # Of the block before: MLP output, its bias, scale, per-sample factors.
+        branch: tuple[Tensor | None, ...] = (None,) * 4
         for block in getattr(self, f"blocks{k}"):
             if self.gradient_checkpointing and self.training:
                 recompute = self._gradient_checkpointing_func
                 run = recompute if recompute else partial(checkpoint, use_reentrant=False)
-                x, *branch = run(block, x, *branch, dtype)
+                x, y, y_bias = run(block, x, *branch, dtype)
             else:
-                x, *branch = block(x, *branch, dtype)
-            branch += [block.layer_scale_2, block.drop_path(x)]
+                x, y, y_bias = block(x, *branch, dtype)
+            branch = (y, y_bias, block.layer_scale_2, block.drop_path(x))
         y, y_bias, scale, factors = branch
         assert y is not None  # only the bias, the scale and the factors are optional
         last = k == self.num_stages  # a norm reads it, else a convolution

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridzoo.ops.dispatch import exporting
+
 
 def conv_torch(x: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor | None) -> Tensor:
     """(B, L, D) -> (B, L, D)"""
@@ -14,7 +16,7 @@ def conv_torch(x: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: T
         xw, k = x.to(wide), kernel.to(wide)
         reverse = None if reverse_kernel is None else reverse_kernel.to(wide)
         # ONNX and other exported graphs hold no complex numbers; elsewhere the FFT is faster from L = 4 on (measured)
-        y = _direct(xw, k, reverse) if torch.compiler.is_exporting() else _fft(xw, k, reverse)
+        y = _direct(xw, k, reverse) if exporting() else _fft(xw, k, reverse)
         if skip is not None:
             y = y + skip.to(wide) * xw
         return y.to(x.dtype)

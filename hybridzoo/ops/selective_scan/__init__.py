@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, exporting, register_op
 from hybridzoo.ops.selective_scan import mamba_ssm
 from hybridzoo.ops.selective_scan.step import selective_scan_step
 
@@ -135,7 +135,7 @@ def _normalise(call: dict[str, Any]) -> dict[str, Any]:
 
 def _run_torch(return_final_state: bool, dt_softplus: bool, **call: Any) -> tuple[Tensor, Tensor | None]:
     tensors = [call[k] for k in ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")]
-    if torch.compiler.is_exporting() and call["cu_seqlens"] is None:
+    if exporting() and call["cu_seqlens"] is None:
         from hybridzoo.ops.selective_scan.reference import scan_traceable
 
         rest: list[Any] = [dt_softplus, call["initial_state"], call["seq_idx"]]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou, box_iou
 
+LARGEST = 2**26  # overlaps held at a time
 MAX_LOG_SCALE = abs(math.log(16 / 1000))
 
 
@@ -80,23 +81,38 @@ def assign_by_iou(
 
     A box is positive from an overlap of `positive` on, background below `negative`. With `low_quality`, an object whose
     best overlap is at least that takes every box of that overlap; a later object takes it from an earlier one.
+
+    Args:
+        boxes: (A, 4) of all images, or (B, A, 4).
+        objects: (B, n, 4), filled up with empty boxes, which overlap nothing.
+
+    Returns:
+        (B, A) int64.
     """
-    if len(objects) == 0 or len(boxes) == 0:
-        return torch.full((len(boxes),), -1, dtype=torch.long, device=boxes.device)
-    overlaps = box_iou(objects, boxes)  # (n, A)
-    best, index = overlaps.max(0)
+    batch, count = objects.shape[:2]
+    boxes = boxes.expand(batch, -1, -1)
+    if count == 0 or boxes.shape[1] == 0:
+        return objects.new_full(boxes.shape[:2], -1, dtype=torch.long)
+    together = max(1, LARGEST // (count * boxes.shape[1]))  # images whose overlaps are held at the same time
+    parts = zip(boxes.split(together), objects.split(together))
+    return torch.cat([_assign(*part, positive, negative, low_quality) for part in parts])
+
+
+def _assign(boxes: Tensor, objects: Tensor, positive: float, negative: float, low_quality: float | None) -> Tensor:
+    overlaps = box_iou(objects, boxes)  # (B, n, A)
+    best, index = overlaps.max(1)
     assigned = torch.where(best < negative, -1, -2)
     assigned = torch.where(best >= positive, index, assigned)
     if low_quality is not None:
-        most = overlaps.amax(1, keepdim=True)
+        most = overlaps.amax(2, keepdim=True)
         takes = (overlaps == most) & (most >= low_quality)
-        order = torch.arange(1, len(objects) + 1, device=boxes.device)[:, None]
-        last = (takes * order).amax(0)
-        assigned = torch.where(last > 0, last - 1, assigned)
+        order = torch.arange(1, objects.shape[1] + 1, device=boxes.device, dtype=torch.int32)[:, None]
+        last = (takes * order).amax(1)
+        assigned = torch.where(last > 0, last.long() - 1, assigned)
     return assigned
 
 
-def assign_atss(anchors: list[Tensor], objects: list[Tensor], topk: int) -> Tensor:
+def assign_atss(anchors: list[Tensor], objects: Tensor, topk: int) -> Tensor:
     """Adaptive training sample selection (https://arxiv.org/abs/1912.02424): (B, A) object index, -1 for background.
 
     Per object and level the `topk` anchors nearest to its centre are candidates; positive are those whose overlap
@@ -105,17 +121,17 @@ def assign_atss(anchors: list[Tensor], objects: list[Tensor], topk: int) -> Tens
 
     Args:
         anchors: per level (A_l, 4), the same for all images.
-        objects: per image (n_i, 4).
+        objects: (B, n, 4), filled up with empty boxes, in which nothing lies.
         topk: see above.
     """
     everything = torch.cat(anchors)
-    if not any(len(x) for x in objects):
+    if objects.shape[1] == 0:
         return everything.new_full((len(objects), len(everything)), -1, dtype=torch.long)
-    boxes = pad_sequence(objects, batch_first=True)[:, :, None]  # (B, n, 1, 4); padding has no inside
+    boxes = objects[:, :, None]  # (B, n, 1, 4)
     centres = (everything[:, :2] + everything[:, 2:]) / 2
-    distances = torch.stack(  # (B, n, A)
-        [(centres[None] - ((b[:, :2] + b[:, 2:]) / 2)[:, None]).square().sum(-1).sqrt() for b in boxes[:, :, 0]]
-    )
+    # (B, n, A), axis by axis: differences of both axes of all pairs would need twice the memory
+    x, y = ((boxes[..., i] + boxes[..., i + 2]) / 2 - centres[:, i] for i in (0, 1))
+    distances = (x.square() + y.square()).sqrt()
     candidates, start = [], 0
     for level in anchors:
         near = distances[..., start : start + len(level)].topk(min(topk, len(level)), largest=False).indices
@@ -132,17 +148,49 @@ def assign_atss(anchors: list[Tensor], objects: list[Tensor], topk: int) -> Tens
     return torch.where(best > -torch.inf, index, -1)
 
 
-def sample(assigned: Tensor, number: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
-    """Random positives and background of an assignment, at most `number` and that share of positives; sorted indices.
+@dataclass
+class Samples:
+    """Chosen boxes of a batch: image by image, and in each its positives before its background.
+
+    Attributes:
+        image, index: (m,) int64, each box's image and place in it.
+        positive: (p,) int64, which of the m are positive.
+        counts: of each image, positives and background.
+    """
+
+    image: Tensor
+    index: Tensor
+    positive: Tensor
+    counts: list[tuple[int, int]]
+
+
+def sample(assigned: Tensor, number: int, positive_fraction: float) -> Samples:
+    """Random positives and background of an assignment (B, A), at most `number` an image and that share of positives.
 
     Drawn with torch's default CPU generator, and only where there are too many, as in the original.
     """
-    positive = _choose((assigned >= 0).nonzero().flatten(), int(number * positive_fraction))
-    negative = _choose((assigned == -1).nonzero().flatten(), number - len(positive))
-    return positive, negative
+    kinds = assigned >= 0, assigned == -1
+    have = torch.stack([kind.sum(1) for kind in kinds], 1).tolist()
+    places = torch.cat([kind.nonzero() for kind in kinds])  # (all, 2) as (image, index)
+    first = [0, sum(positives for positives, _ in have)]
+    chosen, where, counts, total = [], [], [], 0
+    for positives, background in have:
+        positive = _choose(positives, int(number * positive_fraction))
+        negative = _choose(background, number - len(positive))
+        chosen += [positive + first[0], negative + first[1]]
+        where.append(torch.arange(total, total + len(positive)))
+        first = [first[0] + positives, first[1] + background]
+        counts.append((len(positive), len(negative)))
+        total += sum(counts[-1])
+    place = places[from_host(torch.cat(chosen), assigned.device)]
+    return Samples(place[:, 0], place[:, 1], from_host(torch.cat(where), assigned.device), counts)
 
 
-def _choose(index: Tensor, number: int) -> Tensor:
-    if len(index) <= number:
-        return index
-    return index[torch.randperm(len(index))[:number].to(index.device)].sort().values
+def _choose(have: int, number: int) -> Tensor:
+    """All of `have` places, or a random `number` of them, ascending."""
+    return torch.arange(have) if have <= number else torch.randperm(have)[:number].sort().values
+
+
+def from_host(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host on a device. From pageable memory the copy would wait for all that is still to do."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

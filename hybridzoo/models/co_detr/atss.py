@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou
 from hybridzoo.models.co_detr.anchors import assign_atss, decode, grid_anchors
@@ -55,13 +54,13 @@ class ATSSHead(nn.Module):
         return result[0], result[1], [c[..., 0] for c in result[2]]
 
     def forward(
-        self, maps: list[Tensor], strides: list[int], objects_xyxy: list[Tensor], labels: list[Tensor]
+        self, maps: list[Tensor], strides: list[int], objects_xyxy: Tensor, labels: Tensor
     ) -> tuple[dict[str, list[Tensor]], Positives]:
         """Losses per level, and all anchors with what they were assigned to.
 
         Args:
             maps: levels (B, C, H_l, W_l) with their strides.
-            objects_xyxy, labels: per image (n_i, 4) pixels and (n_i,).
+            objects_xyxy, labels: (B, n, 4) pixels and (B, n), filled up with zeros.
 
         Returns:
             `loss_cls1`, `loss_bbox1`, `loss_centerness1`, a scalar per level each; and the anchors.
@@ -73,12 +72,10 @@ class ATSSHead(nn.Module):
         everything, sizes = torch.cat(anchors), [len(a) for a in anchors]
         assigned = assign_atss(anchors, objects_xyxy, config.atss_topk)  # (B, A)
         # Index -1 reads the last row: a box of zeros, the label of background.
-        boxes = pad_sequence([F.pad(gt, (0, 0, 0, 1)) for gt in objects_xyxy], batch_first=True)
-        padded = pad_sequence([F.pad(x, (0, 1), value=background) for x in labels], True, background)
+        boxes, padded = F.pad(objects_xyxy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=background)
         row = torch.where(assigned < 0, boxes.shape[1] - 1, assigned)
-        last = torch.arange(batch, device=row.device)[:, None]
-        all_targets = boxes[last, row].masked_fill((assigned < 0)[..., None], 0.0)  # (B, A, 4)
-        all_classes = padded[last, row].masked_fill(assigned < 0, background)  # (B, A)
+        all_targets = boxes.gather(1, row[..., None].expand(-1, -1, 4))  # (B, A, 4)
+        all_classes = padded.gather(1, row)  # (B, A)
         logits, deltas, centerness = (torch.cat(x, 1) for x in self.predict(maps))
         average = at_least_one((assigned >= 0).sum(1).clamp(min=1).sum(), logits)
         where = (assigned >= 0).nonzero(as_tuple=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hybridzoo.layers.boxes import xyxy_to_cxcywh
+from hybridzoo.layers.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from hybridzoo.models.co_detr.anchors import from_host
 from hybridzoo.models.co_detr.atss import ATSSHead
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.geometry import Canvas, box_positions, inverse_sigmoid
@@ -99,16 +100,17 @@ class Collaborative(nn.Module):
         ]
         maps.append(self.downsample(maps[-1]))
         strides = [*self.config.feature_strides, 2 * self.config.feature_strides[-1]]
-        objects_xyxy = objects.boxes_xyxy()
+        labels, boxes = objects.padded
+        objects_xyxy = cxcywh_to_xyxy(boxes) * objects.limits[:, None]
         losses: Losses = {}
         positives: list[Positives] = []
         if self.config.use_roi_head:
             rpn_losses, proposals = self.rpn(maps, strides, objects_xyxy, canvas.limits)
-            roi_losses, found = self.roi(maps[:-1], strides[:-1], proposals, objects_xyxy, objects.labels)
+            roi_losses, found = self.roi(maps[:-1], strides[:-1], proposals, objects_xyxy, labels, objects.counts)
             losses |= rpn_losses | roi_losses
             positives.append(found)
         if self.config.use_atss_head:
-            atss_losses, found = self.atss(maps, strides, objects_xyxy, objects.labels)
+            atss_losses, found = self.atss(maps, strides, objects_xyxy, labels)
             losses |= atss_losses
             positives.append(found)
         if self.config.use_aux_queries:
@@ -160,16 +162,19 @@ def select_queries(labels: Tensor, background: int, most: int) -> Tensor:
     subset, one with fewer is filled up with random background. Where an image has too little of that, all images take
     fewer (the original stops there, or silently leaves the loss out).
     """
-    positives = [(row < background).nonzero().flatten() for row in labels]
-    size = max(LEAST_QUERIES, min(most, max(len(p) for p in positives)))
-    size = min(size, labels.shape[1])
-    chosen = []
-    for row, positive in zip(labels, positives):
-        if len(positive) > size:
-            positive = positive[torch.randperm(len(positive))[:size].to(positive.device)]
-        elif len(positive) < size:
-            negative = (row == background).nonzero().flatten()
-            order = torch.randperm(len(negative))[: size - len(positive)].to(negative.device)
-            positive = torch.cat((positive, negative[order]))
-        chosen.append(positive)
-    return torch.stack(chosen)
+    kinds = labels < background, labels == background
+    have = torch.stack([kind.sum(1) for kind in kinds], 1).tolist()
+    places = torch.cat([kind.nonzero()[:, 1] for kind in kinds])  # of positives, then of background, image by image
+    size = min(max(LEAST_QUERIES, min(most, max(p for p, _ in have))), labels.shape[1])
+    first, chosen = [0, sum(p for p, _ in have)], []
+    for positives, background_count in have:
+        if positives > size:
+            row = torch.randperm(positives)[:size] + first[0]
+        else:
+            row = torch.arange(first[0], first[0] + positives)
+            if positives < size:
+                more = torch.randperm(background_count)[: size - positives] + first[1]
+                row = torch.cat((row, more))
+        chosen.append(row)
+        first = [first[0] + positives, first[1] + background_count]
+    return places[from_host(torch.stack(chosen), labels.device)]

@@ -76,19 +76,30 @@ def read_labels(labels: Any, batch: int, num_labels: int, limits: Tensor, rescal
                 f"labels of image {i}: expected class_labels (n,) integers and boxes (n, 4) cxcywh, got "
                 f"{tuple(classes.shape)} {classes.dtype} and {tuple(boxes.shape)}"
             )
-        _check_values(i, classes, boxes, num_labels)
         all_labels.append(classes.long())
-        all_boxes.append(boxes if rescale is None else boxes / rescale[i])
+        all_boxes.append(boxes)
+    _check_values(all_labels, all_boxes, num_labels)
+    if rescale is not None:
+        all_boxes = [boxes / by for boxes, by in zip(all_boxes, rescale)]
     return Objects(all_labels, all_boxes, limits)
 
 
-def _check_values(image: int, classes: Tensor, boxes: Tensor, num_labels: int) -> None:
+def _check_values(labels: list[Tensor], boxes: list[Tensor], num_labels: int) -> None:
+    """Raise InputError for a class or a box out of range. One transfer where the values lie on an accelerator."""
+    classes, together = torch.cat(labels), torch.cat(boxes)
     if len(classes) == 0:
         return
-    # One transfer for all four numbers, where the values lie on an accelerator.
-    low, high, least, most = torch.stack(
-        (classes.min().float(), classes.max().float(), boxes.min(), boxes.max())
-    ).tolist()
+    known = (classes >= 0) & (classes < num_labels)
+    relative = ((together >= -0.01) & (together <= 1.01)).all(1)  # False for NaN
+    if bool((known & relative & (together[:, 2:] > 0).all(1)).all()):
+        return
+    for image, (some, box) in enumerate(zip(labels, boxes)):
+        if len(some):
+            _explain(image, some, box, num_labels)
+
+
+def _explain(image: int, classes: Tensor, boxes: Tensor, num_labels: int) -> None:
+    low, high, least, most = (float(x) for x in (classes.min(), classes.max(), boxes.min(), boxes.max()))
     if low < 0 or high >= num_labels:
         raise InputError(
             f"labels of image {image}: class_labels run from {low:.0f} to {high:.0f}; this model has classes 0 to "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hybridzoo.layers.boxes import aligned_iou, box_iou, cxcywh_to_xyxy
+from hybridzoo.models.co_detr.anchors import from_host
 
 CLASS_COST, L1_WEIGHT, GIOU_WEIGHT, FOCAL_WEIGHT = 2.0, 5.0, 2.0, 2.0
 ALPHA, GAMMA = 0.25, 2.0
@@ -42,9 +44,10 @@ class Objects:
         """Labels (B, n) and fp32 boxes (B, n, 4), images with fewer objects filled up with zeros."""
         return pad_sequence(self.labels, batch_first=True), pad_sequence(self.boxes, batch_first=True).float()
 
-    def boxes_xyxy(self) -> list[Tensor]:
-        """Pixel corners per image."""
-        return [cxcywh_to_xyxy(box) * limit for box, limit in zip(self.boxes, self.limits)]
+    @property
+    def counts(self) -> list[int]:
+        """Objects of each image."""
+        return [len(x) for x in self.labels]
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -75,10 +78,10 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
         (D, B, Q) int64 index of the object that a query is matched to, -1 for background.
     """
     depth, batch, queries, _ = logits.shape
-    index = torch.full((depth, batch, queries), -1, dtype=torch.long)
-    counts = [len(x) for x in objects.labels]
+    index = np.full((depth, batch, queries), -1, dtype=np.int64)
+    counts = objects.counts
     if not any(counts):
-        return index.to(logits.device)
+        return torch.full(index.shape, -1, device=logits.device)
     # The whole batch at once, images with fewer objects padded, and one transfer to the host.
     labels, gt = objects.padded
     limit = objects.limits[:, None]  # (B, 1, 4)
@@ -95,8 +98,8 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     for b, count in enumerate(counts):
         for d in range(depth if count else 0):
             rows, columns = linear_sum_assignment(matrices[d, b, :, :count])
-            index[d, b, torch.from_numpy(rows)] = torch.from_numpy(columns)
-    return index.to(logits.device)
+            index[d, b, rows] = columns
+    return from_host(torch.from_numpy(index), logits.device)
 
 
 def query_losses(

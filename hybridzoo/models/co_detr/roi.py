@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import roi_align
 
 from hybridzoo.layers.boxes import aligned_iou
-from hybridzoo.models.co_detr.anchors import assign_by_iou, decode, sample
+from hybridzoo.models.co_detr.anchors import assign_by_iou, decode, from_host, sample
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.necks import ConvNorm
 
@@ -58,20 +59,19 @@ class RoIHead(nn.Module):
         self.fc_cls.init_rule = "normal_0.01"  # type: ignore[assignment]
         self.fc_reg.init_rule = "normal_0.001"  # type: ignore[assignment]
 
-    def pool(self, maps: list[Tensor], strides: list[int], boxes: list[Tensor]) -> Tensor:
-        """7x7 features (N, C, 7, 7) of boxes; large boxes come from coarse maps."""
-        rois = torch.cat(boxes)
-        image = torch.cat([torch.full((len(b), 1), float(i), device=rois.device) for i, b in enumerate(boxes)])
-        size = ((rois[:, 2] - rois[:, 0]) * (rois[:, 3] - rois[:, 1])).sqrt()
+    def pool(self, maps: list[Tensor], strides: list[int], boxes: Tensor, image: Tensor) -> Tensor:
+        """7x7 features (N, C, 7, 7) of boxes (N, 4) of the images (N,); large boxes come from coarse maps."""
+        size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
         level = torch.floor(torch.log2(size / (14 * strides[0]) + 1e-6)).clamp(0, len(maps) - 1).long()
-        rois = torch.cat((image, rois), 1)
-        pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], POOLED, POOLED)
-        for i, (x, stride) in enumerate(zip(maps, strides)):
-            index = (level == i).nonzero().flatten()
-            # in fp32: torchvision has no kernel for bfloat16, and corners need the digits
-            part = roi_align(x.float(), rois[index].float(), POOLED, 1.0 / stride, sampling_ratio=0, aligned=True)
-            pooled = pooled.index_copy(0, index, part.to(pooled.dtype))
-        return pooled
+        order = level.argsort()
+        counts = F.one_hot(level, len(maps)).sum(0).tolist()
+        rois = torch.cat((image[:, None].to(boxes), boxes), 1).float()[order].split(counts)
+        # in fp32: torchvision has no kernel for bfloat16, and corners need the digits
+        parts = [
+            roi_align(x.float(), some, POOLED, 1.0 / stride, sampling_ratio=0, aligned=True).to(x.dtype)
+            for x, some, stride in zip(maps, rois, strides)
+        ]
+        return torch.cat(parts)[order.argsort()]
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, 7, 7) -> class logits (N, K + 1), background last, and deltas (N, 4 or 4 K)."""
@@ -87,45 +87,51 @@ class RoIHead(nn.Module):
         maps: list[Tensor],
         strides: list[int],
         proposals: list[Tensor],
-        objects_xyxy: list[Tensor],
-        labels: list[Tensor],
+        objects_xyxy: Tensor,
+        labels: Tensor,
+        object_counts: list[int],
     ) -> tuple[dict[str, Tensor], Positives]:
         """Losses of sampled proposals, and the samples.
 
         Args:
             maps: levels (B, C, H_l, W_l) with their strides.
             proposals: per image (M, 4) xyxy pixels; the objects are added to them.
-            objects_xyxy, labels: per image (n_i, 4) and (n_i,).
+            objects_xyxy, labels: (B, n, 4) and (B, n), filled up with zeros.
+            object_counts: how many of them there are, per image.
 
         Returns:
             `loss_cls0`, `acc0` (percent), `loss_bbox0`; and the samples, cut to the smallest number of an image.
         """
         config = self.config
         weight, background = config.decoder_layers * config.aux_loss_weight, config.label_count
-        boxes, targets, classes = [], [], []
-        for found, gt, label in zip(proposals, objects_xyxy, labels):
-            assigned = assign_by_iou(found, gt, positive=0.5, negative=0.5)
-            own = torch.arange(len(gt), device=gt.device)
-            candidates, assigned = torch.cat((gt, found)), torch.cat((own, assigned))
-            positive, negative = sample(assigned, config.roi_samples, config.roi_positive_fraction)
-            boxes.append(candidates[torch.cat((positive, negative))])
-            nothing = gt.new_zeros(len(negative), 4)
-            targets.append(torch.cat((gt[assigned[positive]], nothing)))
-            classes.append(torch.cat((label[assigned[positive]], label.new_full((len(negative),), background))))
-        pooled = self.pool(maps, strides, boxes)
+        device, counts = objects_xyxy.device, [object_counts, [len(x) for x in proposals]]
+        found = pad_sequence(proposals, batch_first=True)  # (B, M, 4)
+        own = torch.arange(labels.shape[1], device=device).expand_as(labels)
+        assigned = torch.cat((own, assign_by_iou(found, objects_xyxy, positive=0.5, negative=0.5)), 1)
+        sizes = from_host(torch.tensor(counts), device)[..., None]  # (2, B, 1)
+        place = torch.arange(assigned.shape[1], device=device)
+        exists = torch.where(place < labels.shape[1], place < sizes[0], place - labels.shape[1] < sizes[1])
+        samples = sample(assigned.masked_fill(~exists, -2), config.roi_samples, config.roi_positive_fraction)
+        image, index = samples.image, samples.index
+        boxes, which = torch.cat((objects_xyxy, found), 1)[image, index], assigned[image, index]
+        positive = samples.positive
+        object_of = image[positive], which[positive]
+        targets = torch.zeros_like(boxes).index_copy(0, positive, objects_xyxy[object_of])
+        all_classes = torch.full_like(image, background).index_copy(0, positive, labels[object_of])
+        pooled = self.pool(maps, strides, boxes, image)
         logits, deltas = self.predict(pooled)
-        all_classes, count = torch.cat(classes), max(len(pooled), 1)
-        positive = (all_classes < background).nonzero().flatten()
+        count = max(len(pooled), 1)
         losses = {
             "loss_cls0": weight * F.cross_entropy(logits, all_classes, reduction="sum") / count,
             "acc0": (logits.detach().argmax(1) == all_classes).float().sum() * (100.0 / count),
         }
         delta = deltas.view(len(deltas), -1, 4)
         which = torch.zeros_like(positive) if config.roi_class_agnostic else all_classes[positive]
-        found = decode(torch.cat(boxes)[positive], delta[positive, which], config.roi_box_stds)
-        giou = (1 - aligned_iou(found, torch.cat(targets)[positive], generalized=True)).sum()
+        decoded = decode(boxes[positive], delta[positive, which], config.roi_box_stds)
+        giou = (1 - aligned_iou(decoded, targets[positive], generalized=True)).sum()
         losses["loss_bbox0"] = 10 * weight * giou / count + deltas.sum() * 0
-        least = min(len(b) for b in boxes)
-        mean = pooled.flatten(2).mean(-1).split([len(b) for b in boxes])
-        cut = [torch.stack([x[:least] for x in parts]) for parts in (boxes, classes, targets, mean)]
-        return losses, Positives(*cut)
+        ends = list(itertools.accumulate(p + n for p, n in samples.counts))
+        least = min(p + n for p, n in samples.counts)
+        rows = torch.tensor([[0], *([end] for end in ends[:-1])]) + torch.arange(least)
+        rows = from_host(rows, device)  # (B, least)
+        return losses, Positives(boxes[rows], all_classes[rows], targets[rows], pooled.flatten(2).mean(-1)[rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from hybridzoo.models.co_detr.anchors import assign_by_iou, decode, encode, grid_anchors, sample
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
@@ -33,14 +33,14 @@ class RegionProposals(nn.Module):
             layer.init_rule = "normal_0.01"  # type: ignore[assignment]
 
     def forward(
-        self, maps: list[Tensor], strides: list[int], objects_xyxy: list[Tensor], limits: Tensor
+        self, maps: list[Tensor], strides: list[int], objects_xyxy: Tensor, limits: Tensor
     ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         """Losses per level, and proposals.
 
         Args:
             maps: per level (B, C, H_l, W_l).
             strides: per level.
-            objects_xyxy: per image (n_i, 4) pixels; all count as one class.
+            objects_xyxy: (B, n, 4) pixels, filled up with zeros; all count as one class.
             limits: (B, 4) width, height, width, height of the images.
 
         Returns:
@@ -59,25 +59,22 @@ class RegionProposals(nn.Module):
         return losses, proposals
 
     def _losses(
-        self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], objects: list[Tensor]
+        self, scores: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], objects: Tensor
     ) -> dict[str, list[Tensor]]:
         config = self.config
         weight = config.decoder_layers * config.aux_loss_weight
         sizes = [len(a) for a in anchors]
         everything, score, delta = torch.cat(anchors), torch.cat(scores, 1), torch.cat(deltas, 1)
-        positives, goals, samples, count = [], [], [], 0
-        for b, boxes in enumerate(objects):
-            assigned = assign_by_iou(everything, boxes, positive=0.7, negative=0.3, low_quality=0.3)
-            positive, negative = sample(assigned, config.rpn_samples, config.rpn_positive_fraction)
-            count += max(len(positive), 1) + max(len(negative), 1)
-            at = b * len(everything)  # place in the flattened batch
-            positives.append(positive + at)
-            samples.append(torch.cat((positive, negative)) + at)
-            goals.append(encode(everything[positive], boxes[assigned[positive]], STDS))
-        positive, chosen = torch.cat(positives), torch.cat(samples)
-        target = torch.zeros(score.numel(), device=score.device).index_fill(0, positive, 1.0)[chosen]
+        assigned = assign_by_iou(everything, objects, positive=0.7, negative=0.3, low_quality=0.3)
+        samples = sample(assigned, config.rpn_samples, config.rpn_positive_fraction)
+        count = sum(max(p, 1) + max(n, 1) for p, n in samples.counts)
+        chosen = samples.image * len(everything) + samples.index  # place in the flattened batch
+        positive, image = chosen[samples.positive], samples.image[samples.positive]
+        index = samples.index[samples.positive]
+        target = torch.zeros_like(chosen, dtype=torch.float32).index_fill(0, samples.positive, 1.0)
         loss = F.binary_cross_entropy_with_logits(score.flatten()[chosen], target, reduction="none")
-        error = (delta.flatten(0, 1)[positive] - torch.cat(goals)).abs().sum(-1)
+        goals = encode(everything[index], objects[image, assigned[image, index]], STDS)
+        error = (delta.flatten(0, 1)[positive] - goals).abs().sum(-1)
         # Levels without samples keep their place in the graph, which distributed training needs.
         per_class = (score * 0).flatten().index_add(0, chosen, loss).view_as(score)
         per_box = (delta * 0).sum(-1).flatten().index_add(0, positive, error).view_as(score)
@@ -105,9 +102,12 @@ class RegionProposals(nn.Module):
             levels.append(torch.full((score.shape[1],), level, device=score.device))
         score, boxes, level = torch.cat(kept_scores, 1), torch.cat(kept_boxes, 1), torch.cat(levels)
         fine = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        # Best first, boxes without area last; levels are moved apart so that they do not see each other.
+        score, order = score.masked_fill(~fine, -1.0).sort(dim=1, descending=True, stable=True)
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        apart = boxes + (level[order] * (boxes.amax() + 1))[..., None]
         proposals = []
-        for some_scores, some_boxes, good in zip(score, boxes, fine):
-            some_boxes = some_boxes[good]
-            keep = batched_nms(some_boxes, some_scores[good], level[good], config.rpn_nms_iou)
-            proposals.append(some_boxes[keep[: config.rpn_max_proposals]])
+        for one, some_boxes, some_scores, count in zip(boxes, apart, score, fine.sum(1).tolist()):
+            keep = nms(some_boxes[:count], some_scores[:count], config.rpn_nms_iou)
+            proposals.append(one[keep[: config.rpn_max_proposals]])
         return proposals

@@ -129,7 +129,7 @@ class TwoStage(nn.Module):
         score = logits.amax(-1) if self.dino else logits[..., 0]
         count = min(self.num_queries, score.shape[1])
         tokens = score.topk(count, dim=1).indices
-        proposals = proposals.expand(len(memory), -1, -1)
+        proposals = proposals.expand(memory.shape[0], -1, -1)
         if self.dino:  # only the chosen tokens need a box
             boxes = heads.regress[-1](pick(x, tokens)).float() + pick(proposals, tokens)
             return Proposals(pick(logits, tokens), boxes.sigmoid(), boxes.detach().sigmoid(), None, tokens)

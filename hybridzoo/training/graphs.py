@@ -60,9 +60,13 @@ class StepGraphs:
     Args:
         model: whose parameters receive gradients.
         loss_of: (inputs) -> loss, a scalar; without waits for the device.
+        compiled: record the model's layers compiled.
     """
 
-    def __init__(self, model: torch.nn.Module, loss_of: Callable[[dict[str, Any]], Tensor]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, loss_of: Callable[[dict[str, Any]], Tensor], *, compiled: bool = False
+    ) -> None:
+        self.layers = CompiledLayers(model) if compiled else None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.buffers = list(model.buffers())
         self.loss_of = loss_of

@@ -73,6 +73,33 @@ def test_texts_need_a_model_of_texts(generator):
         generator(prompts=["a shoe"])
 
 
+def test_the_forward_may_be_another_one(generator, folders, monkeypatch):
+    """What a CUDA graph stands in for: called with the codes and tensors by name, in every step."""
+    seen = []
+
+    def features(input_ids, **conditions):
+        seen.append((tuple(input_ids.shape), sorted(conditions)))
+        return generator.model.features(input_ids, **conditions)
+
+    options = {"cfg_scale": 2.0, "cfg_schedule": "linear", "generator": 0, "steps": 3}
+    want = generator([1, 2], output="uint8", **options)
+    monkeypatch.setattr(generator, "_features", features)
+    assert np.array_equal(generator([1, 2], output="uint8", **options), want)
+    guided = ((4, 7, 7), ["class_labels", "condition_drop"])
+    assert seen == [((2, 7, 7), ["class_labels"]), guided, guided]  # guidance 1 needs no second half
+    with pytest.raises(ConfigError, match="a GPU"):
+        ImageGenerator(folders / "model", device="cpu", cuda_graph=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs")
+def test_a_cuda_graph_makes_the_same_images(folders):
+    options = {"cfg_scale": 2.0, "generator": 0, "steps": 4, "output": "uint8"}
+    recorded = ImageGenerator(folders / "model", cuda_graph=True)
+    plain = ImageGenerator(recorded.model, recorded.tokenizer)
+    for labels in ([1, 2, 3], [4], [1, 2, 3]):
+        assert np.array_equal(recorded(labels, **options), plain(labels, **options))
+
+
 def test_a_foreign_tokenizer_is_named(folders):
     with pytest.raises(ConfigError, match="codebook_size=32 and the tokenizer has codebook_size=256"):
         ImageGenerator(folders / "model", build_model("llamagen_vq_mini"))

@@ -334,12 +334,13 @@ def test_too_little_background_makes_fewer_queries() -> None:
     from hybridzoo.models.co_detr.collaborative import select_queries
 
     labels = torch.tensor([[0, 1, 5, 5], [5, 5, 5, 5]])
-    assert select_queries(labels, 5, 300).shape == (2, 4)
+    assert select_queries(labels, 5, 300)[0].shape == (2, 4)
     many = torch.zeros(1, 400, dtype=torch.long)
-    assert select_queries(many, 5, 300).shape == (1, 300)
+    assert select_queries(many, 5, 300)[0].shape == (1, 300)
     mixed = torch.tensor([[5] * 20 + [1] * 3])
-    chosen = select_queries(mixed, 5, 300)
+    chosen, positives = select_queries(mixed, 5, 300)
     assert chosen.shape == (1, 9)
+    assert positives == [3]
     assert chosen[0, :3].tolist() == [20, 21, 22]
 
 

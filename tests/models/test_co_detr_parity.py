@@ -172,7 +172,7 @@ def test_auxiliary_losses_of_every_level_and_what_the_heads_sample(name: str, mo
         module = getattr(model.collaborative, part) if part else model.collaborative
         module.register_forward_hook(lambda _m, _i, out, part=part: kept.setdefault(part, []).append(out))
     model(**batch(name), labels=labels())
-    for key, value in kept[""][0].items():
+    for key, value in kept[""][0][0].items():
         values = value if isinstance(value, list) else [value]
         assert len(values) == len(want[key]), key
         for level, (one, other) in enumerate(zip(values, want[key])):

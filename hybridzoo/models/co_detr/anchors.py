@@ -11,11 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.layers.boxes import aligned_iou, box_iou
+from hybridzoo.models.co_detr.geometry import keeps_constants
 
 LARGEST = 2**26  # overlaps held at a time
 MAX_LOG_SCALE = abs(math.log(16 / 1000))
@@ -32,16 +34,27 @@ def grid_anchors(
 
     The side is scale * stride, ratios are height / width; at one place the ratios vary slowest.
     """
+    key = tuple(shapes), tuple(strides), tuple(scales), tuple(ratios), device
+    return list(_kept_anchors(*key) if keeps_constants() else _make_anchors(*key))
+
+
+def _make_anchors(shapes: Any, strides: Any, scales: Any, ratios: Any, device: torch.device) -> tuple[Tensor, ...]:
     levels = []
+    root, sizes = torch.tensor(ratios).sqrt(), torch.tensor(scales)
     for (height, width), stride in zip(shapes, strides, strict=True):
-        root = torch.tensor(ratios).sqrt()
-        sides = stride * torch.tensor(scales)
+        sides = stride * sizes
         w, h = (sides[None] / root[:, None]).flatten(), (sides[None] * root[:, None]).flatten()
         base = torch.stack((-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h), -1).to(device)
         y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
         shift = torch.stack((x, y, x, y), -1).reshape(-1, 1, 4) * stride
         levels.append((shift + base).reshape(-1, 4))
-    return levels
+    return tuple(levels)
+
+
+@lru_cache(maxsize=4)
+def _kept_anchors(*key: Any) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):
+        return _make_anchors(*key)
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybridzoo.errors import ConfigError, unknown
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
+from hybridzoo.models.co_detr.resnet import can_run_frozen, frozen_maps
 from hybridzoo.models.co_detr.vit import RotaryVisionTransformer
 
 
@@ -59,6 +60,8 @@ class Backbone(nn.Module):
             return [self.net(pixel_values)]
         if self.kind == "timm":
             return self.net(pixel_values)
+        if self.kind == "resnet" and self.frozen_batch_norm and can_run_frozen(self.net):
+            return frozen_maps(self.net, pixel_values)
         return list(self.net(pixel_values).feature_maps)
 
 

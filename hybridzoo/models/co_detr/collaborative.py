@@ -2,13 +2,14 @@
 
 Co-DETR (https://arxiv.org/abs/2211.12860), sections 3.2 and 3.3. An RoI branch and an ATSS head supervise the encoder
 with one-to-many assignments, and what they call positive enters the decoder as further queries with known targets
-("customised positive queries"), one decoder pass per head. Nothing here is used at inference.
+("customised positive queries"). Nothing here is used at inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +18,42 @@ from hybridzoo.models.co_detr.anchors import from_host
 from hybridzoo.models.co_detr.atss import ATSSHead
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.geometry import Canvas, box_positions, inverse_sigmoid
-from hybridzoo.models.co_detr.losses import Objects, losses_of_targets
+from hybridzoo.models.co_detr.losses import Objects, Predictions
 from hybridzoo.models.co_detr.roi import Positives, RoIHead
 from hybridzoo.models.co_detr.rpn import RegionProposals
-from hybridzoo.models.co_detr.transformer import DEFORMABLE_EPS, Decoded
+from hybridzoo.models.co_detr.transformer import DEFORMABLE_EPS, pick
 
 LEAST_QUERIES = 9
 Losses = dict[str, Tensor | list[Tensor]]
-Decode = Callable[[Tensor, Tensor | None, Tensor], Decoded]  # content, query_pos, references
+
+
+@dataclass
+class KnownQueries:
+    """Queries whose targets are known, M per image.
+
+    Attributes:
+        name: of the head, in the names of the losses.
+        content: (B, M, C).
+        query_pos: (B, M, C), or None for Co-DINO.
+        references: (B, M, 4) cxcywh.
+        labels: (B, M) int64, the number of classes for background.
+        targets: (B, M, 4) cxcywh.
+        positives: how many queries of each image are positive; they come first.
+    """
+
+    name: str
+    content: Tensor
+    query_pos: Tensor | None
+    references: Tensor
+    labels: Tensor
+    targets: Tensor
+    positives: list[int]
+
+    def predictions(self, logits: Tensor, boxes: Tensor) -> Predictions:
+        """What the decoder made of them, (D, B, M, K) and (D, B, M, 4), with its targets."""
+        place = np.arange(logits.shape[2])
+        index = np.where(place < np.array(self.positives)[:, None], place, -1)
+        return Predictions(logits, boxes, np.broadcast_to(index, logits.shape[:3]), self.labels, self.targets)
 
 
 class AuxiliaryQueries(nn.Module):
@@ -84,14 +113,13 @@ class Collaborative(nn.Module):
         if config.use_aux_queries:
             self.queries = AuxiliaryQueries(config, len(self.head_numbers))
 
-    def forward(self, memory: Tensor, canvas: Canvas, objects: Objects, decode: Decode) -> Losses:
-        """Every auxiliary loss by its original name.
+    def forward(self, memory: Tensor, canvas: Canvas, objects: Objects) -> tuple[Losses, list[KnownQueries]]:
+        """The heads' losses by their original names, and the customised queries of each head.
 
         Args:
             memory: (B, S, C), the encoder's output.
             canvas: of the batch.
             objects: of the batch.
-            decode: runs the decoder on (content, query_pos, references).
         """
         sizes = [h * w for h, w in canvas.shapes]
         maps = [
@@ -113,50 +141,30 @@ class Collaborative(nn.Module):
             atss_losses, found = self.atss(maps, strides, objects_xyxy, labels)
             losses |= atss_losses
             positives.append(found)
-        if self.config.use_aux_queries:
-            for place, (number, found) in enumerate(zip(self.head_numbers, positives)):
-                losses |= self._query_losses(place, f"aux{number}", found, objects, decode)
-        return losses
+        if not self.config.use_aux_queries:
+            return losses, []
+        numbered = enumerate(zip(self.head_numbers, positives))
+        return losses, [self._known(place, f"aux{number}", found, objects) for place, (number, found) in numbered]
 
-    def _query_losses(
-        self, place: int, suffix: str, found: Positives, objects: Objects, decode: Decode
-    ) -> dict[str, Tensor]:
-        config = self.config
-        index = select_queries(found.labels, config.label_count, config.max_positive_queries)  # (B, M)
-        labels = found.labels.gather(1, index)
+    def _known(self, place: int, name: str, found: Positives, objects: Objects) -> KnownQueries:
+        index, positives = select_queries(found.labels, self.config.label_count, self.config.max_positive_queries)
         limits = objects.limits[:, None]
-
-        def pick(x: Tensor) -> Tensor:
-            return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-        references = xyxy_to_cxcywh(pick(found.boxes) / limits)
-        targets = xyxy_to_cxcywh(pick(found.targets) / limits)
-        content, pos = self.queries(place, references, pick(found.features))
-        decoded = decode(content, pos, references)
-        depth = len(decoded.logits)
-        image, query = (labels < config.label_count).nonzero(as_tuple=True)
-        count = len(image)
-        layer = torch.arange(depth, device=labels.device).repeat_interleave(count)
-        per_layer = losses_of_targets(
-            torch.stack(decoded.logits),
-            torch.stack(decoded.boxes),
-            (layer, image.repeat(depth), query.repeat(depth)),
-            labels[image, query].repeat(depth),
-            targets[image, query].repeat(depth, 1),
-            objects.limits,
-            positives=count,
-            quality=config.variant == "dino",
+        references = xyxy_to_cxcywh(pick(found.boxes, index) / limits)
+        content, pos = self.queries(place, references, pick(found.features, index))
+        return KnownQueries(
+            name=name,
+            content=content,
+            query_pos=pos,
+            references=references,
+            labels=found.labels.gather(1, index),
+            targets=xyxy_to_cxcywh(pick(found.targets, index) / limits),
+            positives=positives,
         )
-        losses = {}
-        for name, values in zip(("loss_cls", "loss_bbox", "loss_iou"), per_layer):
-            for i, value in enumerate(values):
-                prefix = "" if i == depth - 1 else f"d{i}."
-                losses[f"{prefix}{name}_{suffix}"] = value * config.aux_query_loss_weight
-        return losses
 
 
-def select_queries(labels: Tensor, background: int, most: int) -> Tensor:
-    """Which samples of each image become queries: (B, N) labels -> (B, M) indices.
+def select_queries(labels: Tensor, background: int, most: int) -> tuple[Tensor, list[int]]:
+    """Which samples of each image become queries: (B, N) labels -> (B, M) indices, and how many of them are positive.
+    Those come first.
 
     M is the largest number of positives of an image, at most `most` and at least 9. An image with more keeps a random
     subset, one with fewer is filled up with random background. Where an image has too little of that, all images take
@@ -177,4 +185,4 @@ def select_queries(labels: Tensor, background: int, most: int) -> Tensor:
                 row = torch.cat((row, more))
         chosen.append(row)
         first = [first[0] + positives, first[1] + background_count]
-    return places[from_host(torch.stack(chosen), labels.device)]
+    return places[from_host(torch.stack(chosen), labels.device)], [min(p, size) for p, _ in have]

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hybridzoo.layers.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from hybridzoo.models.co_detr.anchors import from_host
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.geometry import inverse_sigmoid
 from hybridzoo.models.co_detr.transformer import DINO_EPS
@@ -54,14 +56,14 @@ class DenoisingQueries:
         content: (B, P, C) label embeddings; 0 where an image has fewer objects.
         references: (B, P, 4) cxcywh; 0.5 there.
         allowed: (P + Q, P + Q) bool, True where a row may look.
-        object_index: (B, P) index of the object that a slot must restore, -1 for background.
+        object_index: (B, P) on the host, index of the object that a slot must restore, -1 for background.
         groups: G.
     """
 
     content: Tensor
     references: Tensor
     allowed: Tensor
-    object_index: Tensor
+    object_index: np.ndarray
     groups: int
 
 
@@ -106,19 +108,19 @@ class Denoising(nn.Module):
         noisy = (cxcywh_to_xyxy(all_boxes) + shift * half_size * self.box_noise).clamp(0, 1)
         references = inverse_sigmoid(xyxy_to_cxcywh(noisy), DINO_EPS)
 
-        image = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)])
-        index = torch.cat([torch.arange(n, device=device) for n in counts])
-        half = torch.arange(halves, device=device).repeat_interleave(total)
-        slot = half * most + index.repeat(halves)
-        images, padded = image.repeat(halves), halves * most
+        image = np.repeat(np.arange(len(counts)), counts)
+        index = np.concatenate([np.arange(n) for n in counts])
+        slots = np.repeat(np.arange(halves), total) * most + np.tile(index, halves)
+        images, slot = from_host(torch.from_numpy(np.stack((np.tile(image, halves), slots))), device)
+        padded = halves * most
         content = self.label_embedding(noisy_labels)
         spread = content.new_zeros(len(counts), padded, content.shape[1]).index_put((images, slot), content)
         logits = references.new_zeros(len(counts), padded, 4).index_put((images, slot), references)
-        objects = torch.full((len(counts), padded), -1, device=device)
-        positive = half % 2 == 0
-        objects[images[positive], slot[positive]] = index.repeat(halves)[positive]
+        objects = np.full((len(counts), groups, 2, most), -1)  # the second half of a group is negative
+        for i, n in enumerate(counts):
+            objects[i, :, 0, :n] = np.arange(n)
         allowed = self._allowed(groups, most, num_matched, device)
-        return DenoisingQueries(spread, logits.sigmoid(), allowed, objects, groups)
+        return DenoisingQueries(spread, logits.sigmoid(), allowed, objects.reshape(len(counts), padded), groups)
 
     @staticmethod
     def _allowed(groups: int, most: int, num_matched: int, device: torch.device) -> Tensor:

@@ -3,11 +3,12 @@
 Names and weights are the original's: class loss (quality focal for Co-DINO, focal for Co-Deformable-DETR), L1 of
 normalised cxcywh boxes (weight 5), GIoU of pixel boxes (weight 2); the same three in the cost of the matching.
 
-Shapes: D layers, B images, Q queries, K classes, n objects of an image.
+Shapes: D layers, B images, Q queries, K classes, n objects of an image, m positives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,7 +52,7 @@ class Objects:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over the processes of a distributed run; the value itself otherwise."""
+    """The mean of a tensor over the processes of a distributed run; the value itself otherwise."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         value = value.clone()
         torch.distributed.all_reduce(value)
@@ -66,8 +67,8 @@ def at_least_one(count: Tensor | float, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
-    """Optimal one-to-one matching of every layer.
+def match(logits: Tensor, boxes: Tensor, objects: Objects) -> np.ndarray:
+    """Optimal one-to-one matching of every layer, on the host.
 
     Args:
         logits: (D, B, Q, K).
@@ -81,7 +82,7 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     index = np.full((depth, batch, queries), -1, dtype=np.int64)
     counts = objects.counts
     if not any(counts):
-        return torch.full(index.shape, -1, device=logits.device)
+        return index
     # The whole batch at once, images with fewer objects padded, and one transfer to the host.
     labels, gt = objects.padded
     limit = objects.limits[:, None]  # (B, 1, 4)
@@ -99,81 +100,82 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
         for d in range(depth if count else 0):
             rows, columns = linear_sum_assignment(matrices[d, b, :, :count])
             index[d, b, rows] = columns
-    return from_host(torch.from_numpy(index), logits.device)
+    return index
 
 
-def query_losses(
-    logits: Tensor, boxes: Tensor, object_index: Tensor, objects: Objects, *, quality: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The three losses of every layer for a given assignment.
+@dataclass
+class Predictions:
+    """Predictions with their targets.
 
-    Args:
+    Attributes:
         logits: (D, B, Q, K).
         boxes: (D, B, Q, 4) cxcywh.
-        object_index: (D, B, Q), or (B, Q) for all layers: index of a query's object in its image, -1 for background.
-        objects: of the batch.
+        index: (D, B, Q) on the host: which of the image's targets a query stands for, -1 for background.
+        labels: (B, n) int64 of the targets.
+        targets: (B, n, 4) cxcywh.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    index: np.ndarray
+    labels: Tensor
+    targets: Tensor
+
+
+def query_losses(predictions: Sequence[Predictions], limits: Tensor, *, quality: bool) -> Tensor:
+    """The three losses of every layer of some predictions, computed together.
+
+    Args:
+        predictions: S layers in all. A layer's losses are divided by the positives of the first of its `Predictions`.
+        limits: (B, 4) width, height, width, height of the images in pixels.
         quality: quality focal loss instead of focal loss.
 
     Returns:
-        Class, L1 and GIoU loss, (D,) each, fp32.
+        (3, S) fp32: class, L1 and GIoU loss.
     """
-    index = object_index.expand(logits.shape[:-1])
-    labels, targets = objects.padded
-    where = (index >= 0).nonzero(as_tuple=True)  # layer, image, query
-    which = where[1], index[where]
-    return losses_of_targets(
-        logits,
-        boxes,
-        where,
-        labels[which],
-        targets[which],
-        objects.limits,
-        positives=(index[0] >= 0).sum(),
-        quality=quality,
-    )
-
-
-def losses_of_targets(
-    logits: Tensor,
-    boxes: Tensor,
-    where: tuple[Tensor, ...],
-    labels: Tensor,
-    targets: Tensor,
-    limits: Tensor,
-    *,
-    positives: Tensor | float,
-    quality: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `query_losses`, for m positives listed as (layer, image, query) with label (m,) and cxcywh target (m, 4)."""
-    depth = len(logits)
-    logits, boxes = logits.float(), boxes.float()
-    average = at_least_one(positives, logits)
-    found = boxes[where]  # (m, 4)
-    found_xyxy, target_xyxy = cxcywh_to_xyxy(found), cxcywh_to_xyxy(targets)
+    device = limits.device
+    logits = torch.cat([p.logits.float().flatten(0, 2) for p in predictions])  # (R, K), a row a query of a layer
+    boxes = torch.cat([p.boxes.float().flatten(0, 2) for p in predictions])
+    rows, layers, images, places, counts = [], [], [], [], []
+    row = place = 0
+    for one in predictions:
+        where = (one.index >= 0).nonzero()
+        rows.append(np.ravel_multi_index(where, one.index.shape) + row)
+        layers.append(where[0] + len(counts))
+        images.append(where[1])
+        places.append(where[1] * one.labels.shape[1] + one.index[where] + place)
+        counts += [float((one.index[0] >= 0).sum())] * len(one.index)
+        row, place = row + one.index.size, place + one.labels.numel()
+    columns = np.stack([np.concatenate(x) for x in (rows, layers, images, places)])
+    at, layer, image, which = from_host(torch.from_numpy(columns), device)
+    average = mean_over_processes(from_host(torch.tensor(counts), device)).clamp(min=1.0)  # (S,)
+    label = torch.cat([p.labels.flatten() for p in predictions])[which]
+    target = torch.cat([p.targets.float().flatten(0, 1) for p in predictions])[which]  # (m, 4)
+    found = boxes[at]
+    found_xyxy, target_xyxy = cxcywh_to_xyxy(found), cxcywh_to_xyxy(target)
     if quality:
-        per_class = quality_focal(logits, where, labels, aligned_iou(found_xyxy.detach(), target_xyxy))
-        class_loss = per_class.flatten(1).sum(1) / average
+        per_class = quality_focal(logits, at, label, aligned_iou(found_xyxy.detach(), target_xyxy))
     else:
-        one_hot = torch.zeros_like(logits).index_put((*where, labels), logits.new_ones(()))
-        class_loss = FOCAL_WEIGHT * sigmoid_focal(logits, one_hot).flatten(1).sum(1) / average
-    limit = limits[where[1]]
-    l1 = (found - targets).abs().sum(-1)
-    giou = 1 - aligned_iou(found_xyxy * limit, target_xyxy * limit, generalized=True)
-    zero = boxes.flatten(1).sum(1) * 0  # keeps the graph whole where no query is positive
-    l1_loss = zero.index_add(0, where[0], l1) * L1_WEIGHT / average
-    giou_loss = zero.index_add(0, where[0], giou) * GIOU_WEIGHT / average
-    assert class_loss.shape == (depth,)
-    return class_loss, l1_loss, giou_loss
+        one_hot = torch.zeros_like(logits).index_put((at, label), logits.new_ones(()))
+        per_class = FOCAL_WEIGHT * sigmoid_focal(logits, one_hot)
+    parts = per_class.sum(1).split([one.index.size for one in predictions])
+    class_loss = torch.cat([x.view(len(one.index), -1).sum(1) for x, one in zip(parts, predictions)])
+    l1 = (found - target).abs().sum(-1) * L1_WEIGHT
+    limit = limits[image]
+    giou = (1 - aligned_iou(found_xyxy * limit, target_xyxy * limit, generalized=True)) * GIOU_WEIGHT
+    zero = (boxes.sum() * 0).expand(2, len(average))  # keeps the graph whole where no query is positive
+    box_losses = zero.index_add(1, layer, torch.stack((l1, giou)))
+    return torch.cat((class_loss[None], box_losses)) / average
 
 
-def quality_focal(logits: Tensor, where: tuple[Tensor, ...], labels: Tensor, quality: Tensor) -> Tensor:
-    """Quality focal loss (https://arxiv.org/abs/2006.04388) with beta 2: (..., K) -> (..., K).
+def quality_focal(logits: Tensor, rows: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    """Quality focal loss (https://arxiv.org/abs/2006.04388) with beta 2: (R, K) -> (R, K).
 
-    The target is 0, and the overlap of box and object at (positive, label); each entry is weighted with its squared
+    The target is 0, and the overlap of box and object at (row, label); each entry is weighted with its squared
     error.
     """
     background = F.softplus(logits) * logits.sigmoid().square()
-    at = (*where, labels)
+    at = rows, labels
     chosen = logits[at]
     positive = F.binary_cross_entropy_with_logits(chosen, quality, reduction="none")
     return background.index_put(at, positive * (quality - chosen.sigmoid()).square())

@@ -20,21 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from hybridzoo.modeling import ZooModel
+from hybridzoo.models.co_detr.anchors import from_host
 from hybridzoo.models.co_detr.backbone_weights import load_backbone, read_backbone
 from hybridzoo.models.co_detr.backbones import Backbone
-from hybridzoo.models.co_detr.collaborative import Collaborative
+from hybridzoo.models.co_detr.collaborative import Collaborative, KnownQueries
 from hybridzoo.models.co_detr.configuration import CoDetrConfig
 from hybridzoo.models.co_detr.denoising import Denoising, DenoisingQueries
 from hybridzoo.models.co_detr.geometry import Canvas, make_canvas
 from hybridzoo.models.co_detr.initialization import init_weights, set_transformer_rules
 from hybridzoo.models.co_detr.inputs import check_images, check_mask, read_labels
-from hybridzoo.models.co_detr.losses import Objects, match, query_losses
+from hybridzoo.models.co_detr.losses import Objects, Predictions, match, query_losses
 from hybridzoo.models.co_detr.necks import ChannelMapper, SimpleFeaturePyramid
 from hybridzoo.models.co_detr.transformer import Decoded, Decoder, Encoder, Heads, Proposals, TwoStage
 
@@ -179,20 +181,29 @@ class CoDetrForObjectDetection(ZooModel):
         proposals = self.two_stage(memory, canvas, self.heads)
         wants_states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
         everything = bool(wants_states or objects is not None)
-        decoded, dn = self._decode_queries(memory, proposals, canvas, objects, all_layers=everything)
+        dn, losses, known = None, cast(dict[str, Any], {}), cast(list[KnownQueries], [])
+        count = proposals.references.shape[1]
+        if objects is not None and self.training:
+            if self.config.use_denoising:
+                dn = self.denoising(objects.labels, objects.boxes, count)
+            if self.config.use_roi_head or self.config.use_atss_head:
+                losses, known = self.collaborative(memory, canvas, objects)
+        decoded = self._decode_queries(memory, proposals, canvas, dn, known, all_layers=everything)
         first = 0 if dn is None else dn.content.shape[1]
-        logits, boxes = decoded.logits[-1][:, first:], decoded.boxes[-1][:, first:]
+        matched = slice(first, first + count) if first or known else slice(None)
+        logits, boxes = decoded.logits[-1][:, matched], decoded.boxes[-1][:, matched]
         output = CoDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes)
         if objects is not None:
-            output.loss_dict = self._losses(memory, proposals, canvas, objects, decoded, dn)
+            summed = {k: torch.stack(v).sum() if isinstance(v, list) else v for k, v in losses.items()}
+            output.loss_dict = self._losses(proposals, objects, decoded, dn, known) | summed
             output.loss = torch.stack([v for k, v in output.loss_dict.items() if "loss" in k]).sum()
         if rescale is not None:
             output.pred_boxes = boxes * rescale[:, None]
         if wants_states:
             output.encoder_last_hidden_state = memory
-            output.hidden_states = tuple(s[:, first:] for s in decoded.states)
-            output.auxiliary_logits = torch.stack([x[:, first:] for x in decoded.logits])
-            output.auxiliary_boxes = torch.stack([x[:, first:] for x in decoded.boxes])
+            output.hidden_states = tuple(s[:, matched] for s in decoded.states)
+            output.auxiliary_logits = torch.stack([x[:, matched] for x in decoded.logits])
+            output.auxiliary_boxes = torch.stack([x[:, matched] for x in decoded.boxes])
             output.enc_outputs_class, output.enc_outputs_coord = proposals.logits, proposals.boxes
         return output if (return_dict if return_dict is not None else self.config.return_dict) else output.to_tuple()
 
@@ -207,71 +218,83 @@ class CoDetrForObjectDetection(ZooModel):
         return F.pad(pixel_values, (0, right, 0, down)), F.pad(mask, (0, right, 0, down))
 
     def _decode_queries(
-        self, memory: Tensor, proposals: Proposals, canvas: Canvas, objects: Objects | None, *, all_layers: bool
-    ) -> tuple[Decoded, DenoisingQueries | None]:
-        """The matched queries, behind the denoising queries in training."""
-        references = proposals.references
-        count = references.shape[1]
-        content = self.query_embedding.weight[:count].expand(memory.shape[0], -1, -1)
-        dn = None
-        if objects is not None and self.training and self.config.use_denoising:
-            dn = self.denoising(objects.labels, objects.boxes, count)
-        if dn is not None:
-            content = torch.cat((dn.content.to(content.dtype), content), 1)
-            references = torch.cat((dn.references, references), 1)
-        decoded = self.decoder(
-            content,
-            proposals.query_pos,
-            references,
-            memory,
-            canvas,
-            self.heads,
-            allowed=None if dn is None else dn.allowed,
-            all_layers=all_layers,
-        )
-        return decoded, dn
-
-    def _losses(
         self,
         memory: Tensor,
         proposals: Proposals,
         canvas: Canvas,
+        dn: DenoisingQueries | None,
+        known: list[KnownQueries],
+        *,
+        all_layers: bool,
+    ) -> Decoded:
+        """The matched queries; in training behind the denoising queries and before the customised ones of each head.
+
+        One pass for all, so that memory is projected once a layer. The mask keeps them apart.
+        """
+        references, query_pos = proposals.references, proposals.query_pos
+        count = references.shape[1]
+        content = self.query_embedding.weight[:count].expand(memory.shape[0], -1, -1)
+        allowed = None
+        if dn is not None:
+            content = torch.cat((dn.content.to(content.dtype), content), 1)
+            references = torch.cat((dn.references, references), 1)
+            allowed = dn.allowed
+        if known:
+            blocks = [allowed if allowed is not None else memory.new_ones((count, count), dtype=torch.bool)]
+            blocks += [memory.new_ones((one.content.shape[1],) * 2, dtype=torch.bool) for one in known]
+            allowed = torch.block_diag(*blocks)
+            content = torch.cat((content, *(one.content.to(content.dtype) for one in known)), 1)
+            references = torch.cat((references, *(one.references for one in known)), 1)
+            if query_pos is not None:
+                query_pos = torch.cat((query_pos, *(cast(Tensor, one.query_pos) for one in known)), 1)
+        return self.decoder(
+            content, query_pos, references, memory, canvas, self.heads, allowed=allowed, all_layers=all_layers
+        )
+
+    def _losses(
+        self,
+        proposals: Proposals,
         objects: Objects,
         decoded: Decoded,
         dn: DenoisingQueries | None,
+        known: list[KnownQueries],
     ) -> dict[str, Tensor]:
-        config, losses = self.config, cast(dict[str, Any], {})
-        quality = config.variant == "dino"
-        first = 0 if dn is None else dn.content.shape[1]
-        logits, boxes = torch.stack(decoded.logits), torch.stack(decoded.boxes)  # (D, B, P + Q, …)
-
-        def add(values: tuple[Tensor, ...], prefix: str) -> None:
-            for name, layers in zip(LOSS_NAMES, values):
-                for i, value in enumerate(layers):
-                    losses["" if i == len(layers) - 1 else f"d{i}."].update({prefix + name: value})
-
-        losses = {key: {} for key in ["", *(f"d{i}." for i in range(config.decoder_layers - 1))]}
-        matched_logits, matched_boxes = logits[:, :, first:], boxes[:, :, first:]
-        index = match(matched_logits, matched_boxes, objects)
-        add(query_losses(matched_logits, matched_boxes, index, objects, quality=quality), "")
+        """Losses of the decoder's queries and of the proposals by their original names."""
+        config, quality = self.config, self.config.variant == "dino"
+        labels, targets = objects.padded
+        sizes = [0 if dn is None else dn.content.shape[1], proposals.references.shape[1]]
+        sizes += [one.content.shape[1] for one in known]
+        logits, boxes = (torch.stack(x).split(sizes, 2) for x in (decoded.logits, decoded.boxes))
         enc_logits, enc_boxes = proposals.logits[None], proposals.boxes[None]
-        enc_objects = objects if quality else Objects([x * 0 for x in objects.labels], objects.boxes, objects.limits)
-        enc_index = match(enc_logits, enc_boxes, enc_objects)
-        add(query_losses(enc_logits, enc_boxes, enc_index, enc_objects, quality=quality), "enc_")
+        if quality:  # there are as many proposals as queries: they are one more layer of the matching
+            index = match(torch.cat((logits[1], enc_logits)), torch.cat((boxes[1], enc_boxes)), objects)
+            index, enc_index, enc_labels = index[:-1], index[-1:], labels
+        else:  # proposals know one class only
+            single = Objects([x * 0 for x in objects.labels], objects.boxes, objects.limits)
+            index, enc_index = match(logits[1], boxes[1], objects), match(enc_logits, enc_boxes, single)
+            enc_labels = single.padded[0]
+        named = [
+            ("{}{}", 1.0, Predictions(logits[1], boxes[1], index, labels, targets)),
+            ("{}enc_{}", 1.0, Predictions(enc_logits, enc_boxes, enc_index, enc_labels, targets)),
+        ]
         if dn is not None:
-            pair = logits[:, :, :first], boxes[:, :, :first]
-            add(query_losses(*pair, dn.object_index, objects, quality=True), "dn_")
-        named = {prefix + name: value for prefix, group in losses.items() for name, value in group.items()}
+            dn_index = np.broadcast_to(dn.object_index, logits[0].shape[:3])
+            named.append(("{}dn_{}", 1.0, Predictions(logits[0], boxes[0], dn_index, labels, targets)))
+        for one, some_logits, some_boxes in zip(known, logits[2:], boxes[2:]):
+            pattern = "{}{}_" + one.name
+            named.append((pattern, config.aux_query_loss_weight, one.predictions(some_logits, some_boxes)))
+        values = query_losses([p for _, _, p in named], objects.limits, quality=quality)  # (3, S)
+        names, weights = [], []
+        for pattern, weight, predictions in named:
+            depth = len(predictions.index)
+            prefixes = [*(f"d{i}." for i in range(depth - 1)), ""]
+            names += [[pattern.format(prefix, name) for name in LOSS_NAMES] for prefix in prefixes]
+            weights += [weight] * depth
+        values = values * from_host(torch.tensor(weights), values.device)
+        losses = dict(zip((name for three in names for name in three), values.t().flatten().unbind()))
         if self.training and config.use_denoising and dn is None:  # no object at all: the embedding stays in the graph
-            named["dn_loss_cls"] = self.denoising.label_embedding.weight[0, 0].float() * 0
-        if self.training and (config.use_roi_head or config.use_atss_head):
-
-            def decode(content: Tensor, query_pos: Tensor | None, references: Tensor) -> Decoded:
-                return self.decoder(content, query_pos, references, memory, canvas, self.heads)
-
-            for name, value in self.collaborative(memory, canvas, objects, decode).items():
-                named[name] = torch.stack(value).sum() if isinstance(value, list) else value
-        return named
+            losses["dn_loss_cls"] = self.denoising.label_embedding.weight[0, 0].float() * 0
+        return losses
 
     def example_inputs(self, batch_size: int = 1, *, labels: bool = False) -> dict[str, Any]:
         """Seeded images as large as the configuration resizes them to, and two objects each if labels are asked for."""

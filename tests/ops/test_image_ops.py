@@ -15,10 +15,19 @@ from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
 from hybridzoo.ops.bias_gelu import bias_gelu
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
+from hybridzoo.ops.instance_norm_silu import instance_norm_silu
 from hybridzoo.ops.max_pool3x3 import max_pool3x3
 from hybridzoo.ops.scaled_residual import scaled_residual
 
-OPS = ["depthwise_conv2d", "max_pool3x3", "avg_pool2x2", "bias_gelu", "add_layer_norm", "scaled_residual"]
+OPS = [
+    "depthwise_conv2d",
+    "instance_norm_silu",
+    "max_pool3x3",
+    "avg_pool2x2",
+    "bias_gelu",
+    "add_layer_norm",
+    "scaled_residual",
+]
 X = torch.zeros(2, 6, 4, 8)
 
 
@@ -41,6 +50,8 @@ def test_kernels_match_the_definition(op):
         (lambda: depthwise_conv2d(X[0], torch.zeros(8, 1, 3, 3)), r"\(B, H, W, C\)"),
         (lambda: depthwise_conv2d([X, X.bfloat16()], torch.zeros(16, 1, 3, 3)), "one batch size and dtype"),
         (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), epilogue="relu"), "none, gelu, residual"),
+        (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 4, 4)), "another odd size"),
+        (lambda: instance_norm_silu(X[:, :1, :1]), "two positions or more"),
         (lambda: max_pool3x3(X.long()), "floating-point"),
         (lambda: avg_pool2x2(X[:, :1]), "H >= 2"),
         (lambda: bias_gelu(X, torch.zeros(7)), r"bias \(C,\)"),
@@ -65,3 +76,15 @@ def test_depthwise_reads_slices_and_half_sized_parts():
     joined = torch.cat([*parts[:2], small.repeat_interleave(2, 1).repeat_interleave(2, 2)], dim=3)
     want = joined + depthwise_conv2d(joined, weight)
     torch.testing.assert_close(depthwise_conv2d(parts, weight, epilogue="residual"), want)
+
+
+def test_instance_norm_takes_gradients_of_slices_and_large_means():
+    torch.manual_seed(0)
+    x = (1000 + torch.randn(2, 9, 7, 12)).requires_grad_()
+    y = instance_norm_silu(x)
+    want = torch.nn.functional.silu(torch.nn.functional.instance_norm(x.double().permute(0, 3, 1, 2)))
+    torch.testing.assert_close(y.double(), want.permute(0, 2, 3, 1), atol=1e-3, rtol=0)
+    whole = torch.cat([torch.zeros_like(y), y], dim=3)
+    (got,) = torch.autograd.grad((whole**2).sum(), x)
+    (other,) = torch.autograd.grad((instance_norm_silu(x) ** 2).sum(), x)
+    torch.testing.assert_close(got, other)

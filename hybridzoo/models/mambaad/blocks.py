@@ -20,6 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hybridzoo.errors import InputError
 from hybridzoo.models.mambaad.step_sizes import project, remade
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
+from hybridzoo.ops.dispatch import exporting
+from hybridzoo.ops.instance_norm_silu import instance_norm_silu
 from hybridzoo.ops.scan_paths import scan_paths
 from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
@@ -39,7 +41,7 @@ def _constant_paths(curve: str, height: int, width: int, directions: int, device
 
 def grid_paths(curve: str, height: int, width: int, directions: int, device: torch.device) -> Tensor:
     """`scan_paths` on a device, made once per grid; a constant for torch.compile."""
-    if torch.compiler.is_exporting():  # a tensor from outside the traced program may not enter it
+    if exporting():  # a tensor from outside the traced program may not enter it
         return scan_paths(curve, height, width, directions).to(device)
     paths = _constant_paths(curve, height, width, directions, str(device))
     return paths.view(directions, height * width)  # a traced constant has no shape of its own until an op gives it one
@@ -204,6 +206,18 @@ def _conv(width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.InstanceNorm2d(width, eps=1e-5), nn.SiLU())
 
 
+def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of (B, H, W, C), which is a matrix product there."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def _convolve(x: Tensor, layers: nn.Sequential) -> Tensor:
+    """`_conv`'s layers on (B, H, W, C), nothing brought into another order."""
+    conv, norm = cast(nn.Conv2d, layers[0]), cast(nn.InstanceNorm2d, layers[1])
+    y = _pointwise(x, conv) if conv.kernel_size == (1, 1) else depthwise_conv2d(x, conv.weight)
+    return instance_norm_silu(y, eps=norm.eps)
+
+
 class LSSModule(GradientCheckpointingLayer):
     """Locality-enhanced state space module: HSS blocks beside two convolution branches, fused, plus the input.
 
@@ -264,8 +278,6 @@ class LSSModule(GradientCheckpointingLayer):
         y = x
         for block in self.smm_blocks:
             y = cast(Tensor, block(y, paths))
-        maps = x.permute(0, 3, 1, 2)
-        local5 = self.conv1a5(self.conv55(self.conv1b5(maps)))
-        local7 = self.conv1a7(self.conv77(self.conv1b7(maps)))
-        fused = self.finalconv11(torch.cat([y.permute(0, 3, 1, 2), local5, local7], dim=1))
-        return x + fused.permute(0, 2, 3, 1)
+        local5 = _convolve(_convolve(_convolve(x, self.conv1b5), self.conv55), self.conv1a5)
+        local7 = _convolve(_convolve(_convolve(x, self.conv1b7), self.conv77), self.conv1a7)
+        return x + _pointwise(torch.cat([y, local5, local7], dim=3), self.finalconv11)

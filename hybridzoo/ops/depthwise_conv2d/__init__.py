@@ -1,4 +1,4 @@
-"""Depthwise 3x3 convolution of channels-last maps, fused with concatenation, upsampling, GELU or a residual sum.
+"""Depthwise convolution of channels-last maps; at 3x3 fused with concatenation, upsampling, GELU or a residual sum.
 
 Floor (forward, bf16): 4 bytes an element, one read and one write. Separate kernels for the concatenation,
 the convolution, the sum and GELU move three to five times that.
@@ -25,12 +25,13 @@ KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 def depthwise_conv2d(
     x: Tensor | Sequence[Tensor], weight: Tensor, *, epilogue: str = "none", backend: str = AUTO
 ) -> Tensor:
-    """3x3 depthwise convolution, stride 1, zero padding 1, no bias, over the last axis as channels.
+    """Depthwise convolution, stride 1, zero padding of half the kernel, no bias, over the last axis as channels.
 
     Args:
         x: (B, H, W, C), or a sequence of maps (B, h_i, w_i, C_i) of one dtype that stands for their concatenation over
             channels. The first sets H and W; the others may be smaller and are upsampled (nearest).
-        weight: (C, 1, 3, 3) as in `nn.Conv2d(C, C, 3, groups=C)`, any floating dtype (the sums are fp32 at least).
+        weight: (C, 1, K, K) with K odd, as in `nn.Conv2d(C, C, K, groups=C)`, any floating dtype (the sums are fp32 at
+            least). The kernels take several parts and epilogues at K = 3.
         epilogue: "none": conv(x); "gelu": exact GELU of conv(x); "residual": x + conv(x).
         backend: "auto", or a name from `hybridzoo doctor`.
 
@@ -49,8 +50,10 @@ def depthwise_conv2d(
         given = [(tuple(part.shape), str(part.dtype)) for part in parts]
         raise InputError(f"all parts need one batch size and dtype, got {given}")
     channels = sum(part.shape[3] for part in parts)
-    if tuple(weight.shape) != (channels, 1, 3, 3):
-        raise InputError(f"weight has shape {tuple(weight.shape)}; {channels} channels need ({channels}, 1, 3, 3)")
+    k = weight.shape[-1]
+    if tuple(weight.shape) != (channels, 1, k, k) or k % 2 == 0:
+        wanted = f"({channels}, 1, 3, 3), or another odd size"
+        raise InputError(f"weight has shape {tuple(weight.shape)}; {channels} channels need {wanted}")
     return _OP({"parts": parts, "weight": weight, "epilogue": epilogue}, backend)
 
 
@@ -70,6 +73,8 @@ def _supports_triton(call: Call) -> str | None:
         return f"it takes at most {MAX_PARTS} parts, not {len(parts)}"
     if any(part.stride(3) != 1 for part in parts):
         return "the channels of every part must be contiguous"
+    if call["weight"].shape[3] != 3 and (len(parts) > 1 or call["epilogue"] != "none"):
+        return "several parts and epilogues need a 3x3 kernel"
     height, width = parts[0].shape[1:3]
     for part in parts[1:]:
         if part.shape[1:3] != (height, width) and (2 * part.shape[1], 2 * part.shape[2]) != (height, width):
@@ -81,9 +86,11 @@ def _examples(device: torch.device) -> list[Example]:
     def draw(*shape: int, seed: int) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
-    def example(name: str, shapes: list[tuple[int, ...]], epilogue: str, dtype: torch.dtype) -> Example:
+    def example(
+        name: str, shapes: list[tuple[int, ...]], epilogue: str, dtype: torch.dtype, kernel: int = 3
+    ) -> Example:
         parts = [draw(*shape, seed=i).to(dtype) for i, shape in enumerate(shapes)]
-        weight = 0.3 * draw(sum(shape[3] for shape in shapes), 1, 3, 3, seed=9)
+        weight = 0.3 * draw(sum(shape[3] for shape in shapes), 1, kernel, kernel, seed=9)
         call: dict[str, Any] = {"parts": parts, "weight": weight, "epilogue": epilogue}
         return Example(name, call, ("parts", "weight"))
 
@@ -95,6 +102,9 @@ def _examples(device: torch.device) -> list[Example]:
             "B2-8x6-C16+8+24up-residual-fp32", [(2, 8, 6, 16), (2, 8, 6, 8), (2, 4, 3, 24)], "residual", torch.float32
         ),
         example("B2-14x14-C64-gelu-bf16", [(2, 14, 14, 64)], "gelu", bf16),
+        example("B2-9x18-C33-5x5-fp32", [(2, 9, 18, 33)], "none", torch.float32, 5),
+        example("B1-17x7-C64-7x7-fp32", [(1, 17, 7, 64)], "none", torch.float32, 7),
+        example("B2-8x8-C8-5x5-bf16", [(2, 8, 8, 8)], "none", bf16, 5),
     ]  # fmt: skip
 
 

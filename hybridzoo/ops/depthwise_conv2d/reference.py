@@ -22,7 +22,7 @@ def depthwise_conv2d_reference(parts: Sequence[Tensor], weight: Tensor, epilogue
     ]
     x = torch.cat(images, dim=1)  # (B, C, H, W)
     with _no_autocast(x.device.type):
-        y = F.conv2d(x, weight.to(wide), padding=1, groups=x.shape[1])
+        y = F.conv2d(x, weight.to(wide), padding=weight.shape[3] // 2, groups=x.shape[1])
     if epilogue == "gelu":
         y = F.gelu(y)
     elif epilogue == "residual":

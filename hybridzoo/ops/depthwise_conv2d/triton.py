@@ -1,9 +1,9 @@
-"""Triton kernels of `depthwise_conv2d`: a program slides over rows and keeps three output rows in registers.
+"""Triton kernels of `depthwise_conv2d` at 3x3: a program slides over rows and keeps three output rows in registers.
 
-A program owns BW columns x BC channels of one image and walks ROWS output rows (+2 of halo). Each input row is
-loaded once (three shifted tiles, two of which hit L1) and added into the output rows above, at and below it, so the
-kernel moves one read and one write of the tensor through device memory. A concatenation costs nothing: every part
-writes its own channel range of the output, and a half-resolution part is upsampled by its load index.
+Other sizes are in `wide`. A program owns BW columns x BC channels of one image and walks ROWS output rows (+2 of halo).
+Each input row is loaded once (three shifted tiles, two of which hit L1) and added into the output rows above, at and
+below it, so the kernel moves one read and one write of the tensor through device memory. A concatenation costs nothing:
+every part writes its own channel range of the output, and a half-resolution part is upsampled by its load index.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
 from hybridzoo.ops.avg_pool2x2.triton import pool_2x2
+from hybridzoo.ops.depthwise_conv2d.wide import wide_backward, wide_forward
 
 MAX_PARTS = 3
 
@@ -252,12 +253,16 @@ def _launch(parts: Sequence[Tensor], weight: Tensor, y: Tensor, *, gelu: bool, r
 
 def depthwise_forward(parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> Tensor:
     """The Triton forward; arguments as checked by `depthwise_conv2d`."""
+    if weight.shape[3] != 3:
+        return wide_forward(parts[0], weight)
     y = parts[0].new_empty((*parts[0].shape[:3], weight.shape[0]))
     return _launch(parts, weight, y, gelu=epilogue == "gelu", residual=epilogue == "residual", flip=False)
 
 
 def depthwise_backward(dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> tuple[Tensor, Tensor]:
     """Gradient of the concatenated, upsampled input (B, H, W, C), and of the weight (fp32 sums, in its dtype)."""
+    if weight.shape[3] != 3:
+        return wide_backward(dy, parts[0], weight)
     batch, height, width, channels = dy.shape
     gelu = epilogue == "gelu"
     g = torch.empty_like(dy) if gelu else dy

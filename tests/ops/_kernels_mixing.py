@@ -195,8 +195,7 @@ def attention_case(
         "eps": 1e-6,
         "initial_state": torch.rand(B, H, K, V + normalize) if state else None,
     }
-    moved = example_of(call)
-    return Example("", moved.call, tuple(name for name in moved.differentiable if name != "decay"))
+    return example_of(call)
 
 
 def run_attention() -> dict[str, Any]:
@@ -209,18 +208,21 @@ def run_attention() -> dict[str, Any]:
         "T130-B2-H2": attention_case(2, 130, 2, 20, 36, state=True),
         "spans": attention_case(1, 300, 1, 8, 70, state=True),
         "decay": attention_case(1, 300, 2, 8, 5, decay=True, state=True),
+        "decay-spans": attention_case(2, 600, 3, 8, 5, decay=True),
         "normalised": attention_case(2, 130, 1, 8, 5, normalize=True),
         "normalised-decay-state": attention_case(1, 270, 2, 8, 5, normalize=True, decay=True, state=True),
         "non-causal": attention_case(1, 290, 1, 8, 5, causal=False),
         "non-causal-normalised": attention_case(2, 65, 1, 8, 5, causal=False, normalize=True),
         "K80-V72": attention_case(1, 70, 1, 80, 72),
         "fp16": attention_case(1, 70, 2, 16, 16, torch.float16),  # the interpreter has no matrix products of bf16
+        "decay-fp16": attention_case(1, 130, 2, 16, 16, torch.float16, decay=True),
         "normalised-fp16": attention_case(1, 70, 2, 16, 16, torch.float16, normalize=True),
     }
     if DEVICE == "cuda":
         cases["real"] = attention_case(2, 1000, 4, 64, 256, state=True)
         cases["real-bf16"] = attention_case(2, 1000, 4, 128, 128, torch.bfloat16, state=True)
         cases["real-decay-bf16"] = attention_case(2, 1000, 4, 64, 128, torch.bfloat16, decay=True)
+        cases["real-decay"] = attention_case(2, 1000, 4, 64, 128, decay=True, state=True)
         cases["real-normalised-bf16"] = attention_case(2, 3000, 1, 64, 256, torch.bfloat16, normalize=True)
         cases["real-non-causal-bf16"] = attention_case(2, 3000, 1, 64, 256, torch.bfloat16, True, False)
         cases["real-K256-bf16"] = attention_case(1, 700, 2, 256, 256, torch.bfloat16)
@@ -241,8 +243,9 @@ def run_attention() -> dict[str, Any]:
     assert launch.TUNING.span == 256
     call = attention_case(1, 66, 1, 8, 8, normalize=True, state=True).call
     leaves = [call[n].clone().requires_grad_() for n in ("q", "k", "v")]
+    leaves.append(torch.tensor([0.1], device=DEVICE, requires_grad=True))
     state = call["initial_state"].clone().requires_grad_()
-    checked = torch.library.opcheck(linear_attention_triton_op, (*leaves, None, True, True, 0.4, 1e-6, state))
+    checked = torch.library.opcheck(linear_attention_triton_op, (*leaves, True, True, 0.4, 1e-6, state))
     found["opcheck"] = {name: float(verdict != "SUCCESS") for name, verdict in checked.items()}
     return found
 

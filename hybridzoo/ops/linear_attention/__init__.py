@@ -40,7 +40,7 @@ def linear_attention(
     Args:
         q, k: (B, T, H, K), feature map already applied.
         v: (B, T, H, V).
-        decay: (H,) at least 0; causal only. Its gradient comes from the torch backend alone.
+        decay: (H,) at least 0; causal only.
         causal: whether a position sees later ones.
         normalize: divide by the sum of weights (q and k should then be positive).
         scale: factor of q.
@@ -109,8 +109,6 @@ def _triton_supports(call: Call) -> str | None:
     most = 128 if call["v"].dtype == torch.float32 else 256
     if call["k"].shape[3] > most:
         return f"the kernels keep at most {most} key channels in {call['v'].dtype}, k has {call['k'].shape[3]}"
-    if call["decay"] is not None and call["decay"].requires_grad and torch.is_grad_enabled():
-        return "the kernels give no gradient of decay"
     if torch.version.hip is not None:
         return "the kernels have been checked on NVIDIA GPUs only"
     return None
@@ -134,19 +132,15 @@ def _examples(device: torch.device) -> list[Example]:
             "eps": 1e-10,
             "initial_state": rand(2, 3, 8, 13) if options.get("normalize") and options.get("causal", True) else None,
         }
-        fixed = () if options.get("decay") == "learned" else ("decay",)
-        leaves = tuple(n for n, x in call.items() if isinstance(x, Tensor) and n not in fixed)
-        if options.get("decay") == "learned":
-            call["decay"].requires_grad_()
+        leaves = tuple(n for n, x in call.items() if isinstance(x, Tensor))
         return Example(name, call, leaves)
 
     return [
         make("plain", 130),
-        make("decay", 65, decay="fixed"),
-        make("learned decay", 66, decay="learned"),
+        make("decay", 65, decay=True),
         make("normalised, state", 70, normalize=True),
         make("non-causal", 40, causal=False),
-        make("long, normalised, decay", 600, normalize=True, decay="fixed"),
+        make("long, normalised, decay", 600, normalize=True, decay=True),
         make("non-causal, normalised", 300, causal=False, normalize=True),
         make("bf16", 130, torch.bfloat16),
         make("bf16, long, normalised", 600, torch.bfloat16, normalize=True),

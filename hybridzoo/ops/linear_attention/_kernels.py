@@ -195,7 +195,7 @@ def values_kernel(
 
 @triton.jit
 def keys_kernel(
-    x, v, y, row_factor, column_factor, row_bias, column_bias, decay, states, out,
+    x, v, y, row_factor, column_factor, row_bias, column_bias, decay, states, own, out, shares,
     T, heads, K, V, WIDTH, SPANS, scale, state_scale,
     NORMALIZE: tl.constexpr, CAUSAL: tl.constexpr, FLIP: tl.constexpr,
     C: tl.constexpr, SPAN: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
@@ -205,6 +205,9 @@ def keys_kernel(
 
     x and v have V channels, y and the result K. The bias, of row i or of column j, comes with NORMALIZE: it stands for
     the product of the extra value of one with its gradient.
+
+    `own` holds what `out` is the gradient of; then `shares` (rows, H) gets the rows' part of the gradient of decay:
+    every term of own . out times minus its age; FLIP: of the terms with the state alone, since the others count once.
     """
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -242,8 +245,12 @@ def keys_kernel(
         rate = 0.0
         if decay is not None:
             rate = tl.load(decay + head).to(tl.float32)
-            age = (length - 1 - local) if FLIP else (local + 1)
-            total *= tl.exp(-rate * tl.where(valid, age, 0).to(tl.float32))[:, None]
+            age = tl.where(valid, (length - 1 - local) if FLIP else (local + 1), 0).to(tl.float32)
+            total *= tl.exp(-rate * age)[:, None]
+        if own is not None:
+            carrier = load_tile(own, start + local, heads, head, valid, d, K).to(tl.float32)
+            share = -age * tl.sum(carrier * total, axis=1)
+            lagged = tl.zeros([C, BK], tl.float32)
         low = inner if FLIP else 0
         high = (length + C - 1) // C if FLIP else inner + 1
         for j in range(low, high):
@@ -268,8 +275,17 @@ def keys_kernel(
             scores = tl.where(lag >= 0, scores, 0.0)
             key = load_tile(y, start + others, heads, head, there, d, K)
             total += dot(scores.to(key.dtype), key)
+            if own is not None and not FLIP:
+                lagged += dot((scores * (lag.to(tl.float32) / SPAN)).to(key.dtype), key)
+        if own is not None and not FLIP:
+            share -= SPAN * tl.sum(carrier * lagged, axis=1)
     if row_factor is not None:
-        total *= load_rows(row_factor, start + local, heads, head, valid)[:, None]
+        factor = load_rows(row_factor, start + local, heads, head, valid)
+        total *= factor[:, None]
+    if own is not None:
+        if row_factor is not None:
+            share *= factor
+        tl.store(shares + (start + local) * heads + head, share, mask=valid)
     place = ((start + local) * heads + head) * K
     tl.store(out + place[:, None] + d[None, :], total.to(out.dtype.element_ty), mask=valid[:, None] & (d < K)[None, :])
 

@@ -58,16 +58,18 @@ def linear_attention_triton_backward(
     final: Tensor,
     states: Tensor,
     sums: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `hybridzoo.ops.linear_attention.triton.attention_backward`."""
     return kernels.attention_backward(
-        grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums
+        grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums, learned
     )
 
 
 @linear_attention_triton_backward.register_fake
-def _(grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums):
-    return (*(x.new_empty(x.shape) for x in (q, k, v)), final.new_empty(final.shape))
+def _(grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums, learned):
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    return *grads, final.new_empty(final.shape), final.new_empty(q.shape[2] if learned else 0)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -88,10 +90,12 @@ def _backward(
 ) -> tuple[Any, ...]:
     q, k, v, decay, out, final, states, sums = ctx.saved_tensors
     grad_out = torch.zeros_like(v) if grad_out is None else grad_out
-    *grads, state = run(
-        grad_out, grad_final, q, k, v, decay, ctx.causal, ctx.normalize, ctx.scale, out, final, states, sums
+    learned = decay is not None and ctx.needs_input_grad[3]
+    *grads, state, rate = run(
+        grad_out, grad_final, q, k, v, decay, ctx.causal, ctx.normalize, ctx.scale, out, final, states, sums, learned
     )
-    return *grads, None, None, None, None, None, None if ctx.state_dtype is None else state.to(ctx.state_dtype)
+    grad_decay = None if decay is None or not learned else rate.to(decay.dtype)
+    return *grads, grad_decay, *[None] * 4, None if ctx.state_dtype is None else state.to(ctx.state_dtype)
 
 
 linear_attention_triton_op.register_autograd(_backward, setup_context=_setup)

@@ -121,9 +121,9 @@ def attention_forward(
 
 def attention_backward(
     grad_out: Tensor, grad_final: Tensor | None, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, causal: bool,
-    normalize: bool, scale: float, out: Tensor, final: Tensor, states: Tensor, sums: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v (in their dtypes) and of the initial state."""
+    normalize: bool, scale: float, out: Tensor, final: Tensor, states: Tensor, sums: Tensor, learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v (in their dtypes), of the initial state, and if `learned` of decay (H,) fp32, else empty."""
     dtype = q.dtype
     if normalize and dtype == torch.float16:  # q / s leaves the range of fp16
         q, k, v, grad_out, out = (x.float() for x in (q, k, v, grad_out, out))
@@ -139,17 +139,29 @@ def attention_backward(
     before, after = (states, after) if causal else (final, grad_initial)
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     keys = {**_constants(shape, normalize, CAUSAL=causal), "NV": cdiv(shape.values, shape.BV)}
+    shares = torch.empty(2, *q.shape[:3], dtype=torch.float32, device=q.device) if learned else [None, None]
     launch(_kernels.keys_kernel, (shape.tiles, shape.heads),
-        grad_out, v, k, factor, None, bias, None, decay, before, grads[0], *shape.numbers, scale, scale,
-        FLIP=False, **keys,
+        grad_out, v, k, factor, None, bias, None, decay, before, q if learned else None, grads[0], shares[0],
+        *shape.numbers, scale, scale, FLIP=False, **keys,
     )  # fmt: skip
     # R is scaled already, because the gradient of the final state, which it starts from, must not be
     launch(_kernels.keys_kernel, (shape.tiles, shape.heads),
-        v, grad_out, q, None, factor, None, bias, decay, after, grads[1], *shape.numbers, scale, 1.0,
-        FLIP=True, **keys,
+        v, grad_out, q, None, factor, None, bias, decay, after, k if learned else None, grads[1], shares[1],
+        *shape.numbers, scale, 1.0, FLIP=True, **keys,
     )  # fmt: skip
     launch(_kernels.values_kernel, (cdiv(shape.values, shape.BV), shape.tiles, shape.heads),
         k, q, grad_out, factor, decay, after, grads[2], sums, *shape.numbers, scale, 1.0, 0.0,
         **_constants(shape, False, CAUSAL=causal, FLIP=True),
     )  # fmt: skip
-    return grads[0].to(dtype), grads[1].to(dtype), grads[2].to(dtype), grad_initial
+    grad_decay = grad_initial.new_empty(0)
+    if learned:
+        grad_decay = shares.sum((0, 1, 2)) - _through_states(before, after, decay, shape)
+    return grads[0].to(dtype), grads[1].to(dtype), grads[2].to(dtype), grad_initial, grad_decay
+
+
+def _through_states(before: Tensor, after: Tensor, decay: Tensor, shape: Shape) -> Tensor:
+    """(H,): what a span makes of the state before it, times the gradient of the state after it, times its length."""
+    at = torch.arange(shape.spans, device=decay.device, dtype=torch.float32) * TUNING.span
+    lengths = (shape.length - at).clamp(max=TUNING.span).unsqueeze(1)  # (n, 1)
+    met = torch.linalg.vecdot(before.flatten(2), after.flatten(2)).view(shape.batch, shape.spans, shape.heads)
+    return (met * lengths * torch.exp(-decay.float() * lengths)).sum((0, 1))

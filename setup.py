@@ -18,6 +18,6 @@ def mapped_packages() -> list[str]:
 setup(
     packages=find_packages(include=["hybridzoo", "hybridzoo.*"]) + mapped_packages(),
     package_dir={"": ".", **MAPPED},
-    package_data={"": ["py.typed", *(f"*.{suffix}" for suffix in SUFFIXES)]},
+    package_data={"": ["py.typed", "SHA256SUMS", *(f"*.{suffix}" for suffix in SUFFIXES)]},
     exclude_package_data={"": ["results/*"]},
 )

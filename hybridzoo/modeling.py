@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from hybridzoo import registry
 from hybridzoo._atomic_folder import staged
 from hybridzoo.card import write_card
+from hybridzoo.checksums import check_sums, write_sums
 from hybridzoo.errors import CheckpointError, HybridzooError
 
 MAX_NAMED_KEYS = 12
@@ -104,7 +105,7 @@ class ZooModel(PreTrainedModel):
                 `num_labels` (or `num_classes`, `id2label`) is passed.
 
         Raises:
-            CheckpointError: the weights are missing, damaged, unsafe or do not fit.
+            CheckpointError: the weights are missing, damaged (see `hybridzoo.checksums`), unsafe or do not fit.
             ConfigError: config.json has unknown keys or impossible values.
             SourceError: the hub cannot be reached or refuses.
         """
@@ -114,6 +115,8 @@ class ZooModel(PreTrainedModel):
         if new_head is None:
             new_head = bool({"num_labels", "num_classes", "id2label"} & set(kwargs))
         with _loading_errors(str(pretrained_model_name_or_path)), _quiet_report(strict):
+            if pretrained_model_name_or_path is not None:  # else the caller brings a state dict
+                check_sums(Path(pretrained_model_name_or_path), str(pretrained_model_name_or_path))
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
@@ -190,7 +193,7 @@ class ZooModel(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, *args: Any, card: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """As transformers' `save_pretrained`, and atomic, with a model card.
+        """As transformers' `save_pretrained`, and atomic, with a model card and checksums of the weights.
 
         The files are written beside the target and change places with the old ones in one step, so that a kill at any
         moment leaves the old model or the new one, never a mixture. Other files in the folder stay.
@@ -217,6 +220,7 @@ class ZooModel(PreTrainedModel):
             with staged(target) as staging:
                 super().save_pretrained(staging, *args, **kwargs)
                 if any(staging.iterdir()) and not adapters_only:  # not the main process: nothing was written
+                    write_sums(staging)
                     write_card(self, staging, existing=target / "README.md", facts=card)
                     self.save_extras(staging)
         except (OSError, SafetensorError) as error:

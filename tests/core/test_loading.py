@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridzoo import build_model, load_original
+from hybridzoo.checksums import SUMS
 from hybridzoo.errors import CheckpointError, ConfigError, HybridzooError, SourceError, UnknownNameError
 from hybridzoo.loading import build_from_backbone
 
@@ -139,6 +140,7 @@ def edit(folder: Path, **changes: Any) -> None:
         key = key.replace("__", ".")
         state.pop(key) if value is None else state.__setitem__(key, value)
     save_file(state, folder / "model.safetensors", {"format": "pt"})
+    (folder / SUMS).unlink(missing_ok=True)
 
 
 def test_strict_names_every_kind_of_disagreement(model: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import stat
@@ -116,7 +117,8 @@ def test_stale_shards_disappear_and_other_files_stay(tmp_path: Path) -> None:
     (tmp_path / "training_args.bin").write_bytes(b"x")
     model = make(2)
     model.save_pretrained(tmp_path)
-    assert listing(tmp_path) == {"README.md", "config.json", "log.jsonl", "model.safetensors", "training_args.bin"}
+    written = {"README.md", "SHA256SUMS", "config.json", "model.safetensors"}
+    assert listing(tmp_path) == written | {"log.jsonl", "training_args.bin"}
     model.save_pretrained(tmp_path, max_shard_size="1KB")
     assert "model.safetensors" not in listing(tmp_path)
     assert same(model, build_model(tmp_path))
@@ -127,6 +129,33 @@ def test_a_variant_leaves_the_plain_weights(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path, variant="fp16")
     assert {"model.safetensors", "model.fp16.safetensors"} <= listing(tmp_path)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_flipped_bit_is_refused_by_name(tmp_path: Path, shards: bool) -> None:
+    model = make(0)
+    model.save_pretrained(tmp_path, **({"max_shard_size": "1KB"} if shards else {}))
+    victim = sorted(tmp_path.glob("*.safetensors"))[-1]
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == shards
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    for load in (build_model, type(model).from_pretrained):
+        with pytest.raises(CheckpointError, match=rf"{victim.name} is not the file that was saved.*delete SHA256SUMS"):
+            load(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    assert not same(build_model(tmp_path), model)
+    model.save_pretrained(tmp_path)
+    assert same(build_model(tmp_path), model)
+
+
+def test_sums_in_the_format_of_sha256sum(tmp_path: Path) -> None:
+    make(0).save_pretrained(tmp_path)
+    digest, name = (tmp_path / "SHA256SUMS").read_text().removesuffix("\n").split("  ")
+    assert name == "model.safetensors"
+    assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"# a list of someone else\n{'0' * 64}  gone.safetensors\n\u00ff\n")
+    build_model(tmp_path)
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

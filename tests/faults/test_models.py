@@ -49,6 +49,7 @@ def without_key(work: Work) -> Path:
     state = load_file(folder / "model.safetensors")
     state["iformer.head.wieght"] = state.pop("iformer.head.weight")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
+    (folder / "SHA256SUMS").unlink()
     return folder
 
 

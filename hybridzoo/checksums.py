@@ -47,6 +47,6 @@ def check_sums(folder: Path, shown: str | None = None) -> None:
         if found != entry[1]:
             raise CheckpointError(
                 f"{shown or folder}/{entry[2]} is not the file that was saved: its sha256 is {found[:12]}…, {SUMS} "
-                f"says {entry[1][:12]}…. It is damaged: fetch it again, or save it anew. (If you changed it on purpose, delete "
-                f"{SUMS}.)"
+                f"says {entry[1][:12]}…. It is damaged: fetch it again, or save it anew. (If you changed it on "
+                f"purpose, delete {SUMS}.)"
             )

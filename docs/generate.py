@@ -7,6 +7,7 @@ A table stands between two comments, `<!-- generated: NAME [ARGUMENT] -->` and `
 
     models [FAMILY]     the registered models
     families            the architectures, their papers and licences
+    overview            architectures x tasks x the best result of each
     results [TASK]      what was measured: models x tasks, or the table of one task
     tasks               the evaluation tasks
     commands            the CLI's commands
@@ -79,6 +80,31 @@ def families(_: str | None, folder: Path) -> str:
         count = sum(m.family == name for m in registry.models().values())
         rows.append([title, ", ".join(family.model_classes), count, _linked(family.paper), _linked(family.source)])
     return table(["architecture", "tasks", "models", "paper", "original code"], rows, right=(2,))
+
+
+def overview(_: str | None, folder: Path) -> str:
+    from hybridzoo import registry
+    from hybridzoo.eval.leaderboard.build import default_results
+    from hybridzoo.eval.leaderboard.rows import load_tables, metric_label
+
+    best: dict[str, list[str]] = {name: [] for name in registry.families()}
+    of_model = {name: m.family for name, m in registry.models().items()}
+    for t in load_tables(default_results()):
+        for c in t.cohorts:
+            taken: set[str] = set()
+            for r in c.rows if c.kind != "paper" else ():  # best first
+                family = of_model.get(r.label.partition(".")[0])
+                if family is None or family in taken:
+                    continue
+                taken.add(family)
+                track = "" if c.kind == "measured-full" else f" ({c.kind.removeprefix('measured-')})"
+                best[family].append(f"{t.name}{track}: {metric_label(t.primary)} {_score(t, r)} `{r.label}`")
+    rows = []
+    for name, family in sorted(registry.families().items()):
+        page = ROOT / "docs" / "models" / f"{name}.md"
+        title = f"[{family.title}]({_relative(page, folder)})" if page.is_file() else family.title
+        rows.append([title, ", ".join(family.model_classes), "<br>".join(best[name]) or "not measured"])
+    return table(["architecture", "tasks", "its best measured result on each data set"], rows)
 
 
 def results(task: str | None, folder: Path) -> str:
@@ -191,6 +217,7 @@ def _relative(path: Path, folder: Path) -> str:
 TABLES: dict[str, Callable[[str | None, Path], str]] = {
     "models": models,
     "families": families,
+    "overview": overview,
     "results": results,
     "tasks": tasks,
     "commands": commands,

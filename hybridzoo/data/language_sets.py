@@ -80,8 +80,8 @@ SPECS: tuple[dict[str, Any], ...] = (
         "reader": "hybridzoo.data.mqar:read_mqar",
         "license": "none needed: random numbers",
         "source": "https://arxiv.org/abs/2312.04927",
-        "protocols": ("generated",),
-        "options": ("vocab_size", "sequence_length", "pairs", "power", "noise", "size"),
+        "protocols": ("generated", "graded"),
+        "options": ("vocab_size", "sequence_length", "pairs", "power", "noise", "min_pairs", "size"),
     },
     *(
         {

@@ -25,6 +25,10 @@ from hybridzoo.data.text_stream import IGNORED
 from hybridzoo.errors import ConfigError
 
 HELD_OUT = 1000
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "generated": {},  # the defaults of MqarOptions
+    "graded": {"vocab_size": 256, "sequence_length": 128, "pairs": 32, "min_pairs": 1},  # learned in few steps
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class MqarOptions:
         pairs: key-value pairs of a sequence, at most T / 4.
         power: exponent a of the power law; the gap g has probability proportional to a * g ** (a - 1).
         noise: fill the places between questions with random tokens, as the authors do; else with 0.
+        min_pairs: sequences to train on hold so many to `pairs` pairs, evenly drawn, as the authors train on several
+            difficulties at once; those to validate and to test always hold `pairs`. None: all hold `pairs`.
     """
 
     vocab_size: int = 1024
@@ -44,8 +50,11 @@ class MqarOptions:
     pairs: int = 32
     power: float = 0.01
     noise: bool = True
+    min_pairs: int | None = None
 
     def __post_init__(self) -> None:
+        if self.min_pairs is not None and not 1 <= self.min_pairs <= self.pairs:
+            raise ConfigError(f"min_pairs={self.min_pairs} must lie between 1 and pairs={self.pairs}")
         if self.sequence_length % 2 or not 1 <= self.pairs <= self.sequence_length // 4:
             raise ConfigError(
                 f"MQAR needs an even sequence_length ({self.sequence_length}) and 1 to sequence_length / 4 pairs "
@@ -70,12 +79,13 @@ def make_mqar(options: MqarOptions, rng: np.random.Generator) -> tuple[np.ndarra
         input_ids (T,) and labels (T,) int64. labels[t] is the answer where token t - 1 asks (a causal model shifts them
         by one), -100 elsewhere.
     """
-    half, listed = options.vocab_size // 2, 2 * options.pairs
-    keys = 1 + rng.choice(half - 1, options.pairs, replace=False)
-    values = half + rng.choice(options.vocab_size - half, options.pairs, replace=False)
+    pairs = options.pairs if options.min_pairs is None else int(rng.integers(options.min_pairs, options.pairs + 1))
+    half, listed = options.vocab_size // 2, 2 * pairs
+    keys = 1 + rng.choice(half - 1, pairs, replace=False)
+    values = half + rng.choice(options.vocab_size - half, pairs, replace=False)
     slots = (options.sequence_length - listed) // 2  # a question takes its token and the answer after it
     weights = options.power * np.arange(1, slots + 1, dtype=np.float64) ** (options.power - 1)
-    gaps = rng.choice(slots, options.pairs, replace=False, p=weights / weights.sum())
+    gaps = rng.choice(slots, pairs, replace=False, p=weights / weights.sum())
     ids = np.zeros(options.sequence_length, dtype=np.int64)
     ids[0:listed:2], ids[1:listed:2] = keys, values
     asked = listed + 2 * gaps
@@ -147,14 +157,17 @@ class Mqar(Dataset):
 
 
 def read_mqar(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
-    """Train, validation and test of the task with the given options; 1,000 sequences each to validate and to test."""
+    """Train, validation and test of the protocol's task with the given options; 1,000 sequences to validate and to test."""
     size = options.pop("size", 100_000)
-    task = MqarOptions(**options)
+    task = MqarOptions(**{**PROTOCOLS[protocol], **options})
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"size={size!r} must be a number of sequences, at least 1")
-    described = json.dumps({**dataclasses.asdict(task), "seed": seed, "generator": 1}, sort_keys=True)
-    sizes = {"train": size, "validation": HELD_OUT, "test": HELD_OUT}
-    splits: Any = {name: Mqar(task, count, seed=seed, part=i) for i, (name, count) in enumerate(sizes.items())}
+    held_out = dataclasses.replace(task, min_pairs=None)
+    described = json.dumps({**dataclasses.asdict(held_out), "seed": seed, "generator": 1}, sort_keys=True)
+    sizes = {"train": (task, size), "validation": (held_out, HELD_OUT), "test": (held_out, HELD_OUT)}
+    splits: Any = {
+        name: Mqar(options, count, seed=seed, part=i) for i, (name, (options, count)) in enumerate(sizes.items())
+    }
     return Raw(
         splits=splits,
         label_names=(),

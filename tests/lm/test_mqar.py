@@ -48,8 +48,29 @@ def test_sequences_are_functions_of_their_index():
     assert not Mqar(options, 100, seed=3, part=1)[7]["input_ids"].equal(batch["input_ids"][2])
 
 
+def test_the_graded_protocol_trains_on_fewer_pairs_than_it_tests():
+    from hybridzoo.data.mqar import read_mqar
+
+    raw = read_mqar(None, "graded", 0, {"size": 300})
+    asked = {name: (split.__getitems__(range(200))["labels"] != IGNORED).sum(1) for name, split in raw.splits.items()}
+    assert asked["train"].min() < 4
+    assert asked["train"].max() > 28
+    assert (asked["validation"] == 32).all()
+    assert (asked["test"] == 32).all()
+    assert raw.sha256 != read_mqar(None, "generated", 0, {}).sha256
+
+
 @pytest.mark.parametrize(
-    "options", [{"sequence_length": 63}, {"pairs": 20}, {"pairs": 0}, {"vocab_size": 16}, {"power": 0.0}]
+    "options",
+    [
+        {"sequence_length": 63},
+        {"min_pairs": 0},
+        {"min_pairs": 9},
+        {"pairs": 20},
+        {"pairs": 0},
+        {"vocab_size": 16},
+        {"power": 0.0},
+    ],
 )
 def test_impossible_tasks_are_refused(options):
     with pytest.raises(ConfigError):

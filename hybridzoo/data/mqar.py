@@ -157,7 +157,7 @@ class Mqar(Dataset):
 
 
 def read_mqar(root: None, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
-    """Train, validation and test of the protocol's task with the given options; 1,000 sequences to validate and to test."""
+    """The splits of the protocol's task with the given options; 1,000 sequences each to validate and to test."""
     size = options.pop("size", 100_000)
     task = MqarOptions(**{**PROTOCOLS[protocol], **options})
     if not isinstance(size, int) or size < 1:

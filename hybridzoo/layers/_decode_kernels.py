@@ -93,17 +93,6 @@ def three_norms_kernel(
 
 
 @triton.jit
-def gate_kernel(gate, up, out, size, BLOCK: tl.constexpr):
-    """silu(gate) * up"""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
-    dtype = out.dtype.element_ty
-    g = silu(tl.load(gate + i, mask=inside, other=0.0).to(tl.float32)).to(dtype).to(tl.float32)
-    u = tl.load(up + i, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + i, (g * u).to(dtype), mask=inside)
-
-
-@triton.jit
 def rotate_kernel(x, cos, sin, out, x_b, x_h, table_b, H: tl.constexpr, K2: tl.constexpr, K2P: tl.constexpr):
     """One head of (B, H, 2 K2), half-split."""
     b = (tl.program_id(0) // H).to(tl.int64)
@@ -196,14 +185,3 @@ def delta_kernel(
     tl.store(after + here, s, mask=both)
     o = tl.sum(s * query[:, None], 0) * scale
     tl.store(out + (b * H + h) * V + e, o.to(out.dtype.element_ty), mask=e < V)
-
-
-@triton.jit
-def unit_kernel(x, out, x_b, eps, H: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
-    """One head of (B, H, K), made of length 1."""
-    b = (tl.program_id(0) // H).to(tl.int64)
-    h = tl.program_id(0) % H
-    d = tl.arange(0, KP)
-    row = tl.load(x + b * x_b + h * K + d, mask=d < K, other=0.0).to(tl.float32)
-    row = row * tl.rsqrt(tl.sum(row * row, 0) + eps)
-    tl.store(out + (b * H + h) * K + d, row.to(out.dtype.element_ty), mask=d < K)

@@ -287,7 +287,8 @@ class HybridCausalLM(ZooModel, GenerationMixin):
             )
         if packing is not None:
             labels = labels.masked_fill(packing.starts, -100)  # no document foretells the next one
-        flat, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()  # the logits are not cut: that would copy them
+        flat = logits.flatten(0, 1)
         total = F.cross_entropy(flat, targets, reduction="sum")
         return total / (items if items is not None else (targets != -100).sum().clamp_min(1))
 

@@ -1,7 +1,8 @@
-"""Launches of the Triton kernels of a decoding step: each stands for a chain of torch operations in one token a row.
+"""Launches of the Triton kernels that stand for chains of torch operations, mostly in decoding one token a row.
 
 Every function takes the arguments of the torch function that it stands for and returns what that returns, or None for
-a call that it does not know; `fused.py` names the pairs. Inputs may be slices of a wider projection.
+a call that it does not know; `fused.py` names the pairs. Inputs may be slices of a wider projection. `gated` and `unit`
+have gradients.
 
 Legend: B rows, D channels, H heads, N states.
 """
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from hybridzoo.layers import _decode_kernels as kernels
+from hybridzoo.layers import _row_kernels as rows
+from hybridzoo.ops._autograd import eager_form
 from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,64 +38,105 @@ def _row(x: Tensor) -> int | None:
     return x.stride(0)
 
 
+def _rows(x: Tensor) -> tuple[int, int] | None:
+    """(..., D) as rows of D at equal distances: how many, and the distance; None if they are not."""
+    count, distance = 1, x.shape[-1]
+    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1])):
+        if size == 1:
+            continue
+        if count == 1:
+            distance = stride
+        elif stride != count * distance:
+            return None
+        count *= size
+    return count, distance
+
+
 def _warps(width: int) -> int:
     return 8 if width > 2048 else 4 if width > 512 else 1
 
 
 def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor | None:
-    """(B, 1, D)"""
-    width, step = x.shape[-1], _row(x)
-    if not _fit(x, weight) or step is None or width > 16384:
+    """(..., D)"""
+    width, found = x.shape[-1], _rows(x)
+    if not _fit(x, weight) or found is None or width > 16384:
         return None
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    padded = next_power_of_2(width)
-    launch(kernels.norm_kernel, (x.shape[0],), x, weight, out, step, eps, num_warps=_warps(width), D=width, DP=padded)
+    sizes = {"D": width, "DP": next_power_of_2(width)}
+    launch(kernels.norm_kernel, found[:1], x, weight, out, found[1], eps, num_warps=_warps(width), **sizes)
     return out
 
 
 def added_and_normalised(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor] | None:
-    """(B, 1, D) twice"""
+    """(..., D) twice"""
     width = x.shape[-1]
     if not (_fit(x, y, weight) and x.is_contiguous() and y.is_contiguous()) or x.shape != y.shape or width > 16384:
         return None
     total, out = torch.empty_like(x), torch.empty_like(x)
     sizes = {"D": width, "DP": next_power_of_2(width)}
-    launch(kernels.add_norm_kernel, (x.shape[0],), x, y, weight, total, out, eps, num_warps=_warps(width), **sizes)
+    launch(
+        kernels.add_norm_kernel, (x.numel() // width,), x, y, weight, total, out, eps, num_warps=_warps(width), **sizes
+    )
     return total, out
 
 
 def mean_of_norms(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor, eps: float) -> Tensor | None:
-    """(B, 1, D) twice"""
+    """(..., D) twice"""
     width = a.shape[-1]
     if not _fit(a, weight_a, b, weight_b) or not (a.is_contiguous() and b.is_contiguous()) or width > 16384:
         return None
     out = torch.empty_like(a)
     sizes = {"D": width, "DP": next_power_of_2(width)}
-    launch(kernels.mean_kernel, (a.shape[0],), a, weight_a, b, weight_b, out, eps, num_warps=_warps(width), **sizes)
+    launch(
+        kernels.mean_kernel, (a.numel() // width,), a, weight_a, b, weight_b, out, eps, num_warps=_warps(width), **sizes
+    )
     return out
 
 
 def three_normalised(a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> Any:
-    """(B, 1, R), (B, 1, N), (B, 1, N)"""
-    steps = [_row(x) for x in (a, b, c)]
-    if not _fit(a, b, c, *weights) or b.shape != c.shape or None in steps or max(a.shape[-1], b.shape[-1]) > 4096:
+    """(..., R), (..., N), (..., N)"""
+    found = [_rows(x) for x in (a, b, c)]
+    if not _fit(a, b, c, *weights) or b.shape != c.shape or max(a.shape[-1], b.shape[-1]) > 4096:
+        return None
+    steps = [step[1] for step in found if step is not None]
+    if len(steps) < 3:
         return None
     outs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (a, b, c)]
     wide, narrow = a.shape[-1], b.shape[-1]
-    launch(kernels.three_norms_kernel, (a.shape[0],),
+    launch(kernels.three_norms_kernel, (a.numel() // wide,),
         a, b, c, *weights, *outs, *steps, eps, num_warps=1,
         DX=wide, DXP=next_power_of_2(wide), DY=narrow, DYP=next_power_of_2(narrow),
     )  # fmt: skip
     return tuple(outs)
 
 
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    out, size = torch.empty_like(gate), gate.numel()
+    launch(rows.gate_kernel, (cdiv(size, 1024),), gate, up, out, size, BLOCK=1024)
+    return out
+
+
+def _gated_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    gate, up = ctx.saved_tensors
+    grad_gate, grad_up, size = torch.empty_like(gate), torch.empty_like(up), gate.numel()
+    launch(rows.gate_backward_kernel, (cdiv(size, 1024),),
+        gate, up, grad.contiguous(), grad_gate, grad_up, size, BLOCK=1024,
+    )  # fmt: skip
+    return grad_gate, grad_up
+
+
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+_gated_with_gradient = eager_form(_gated, _save, _gated_backward)
+
+
 def gated(gate: Tensor, up: Tensor) -> Tensor | None:
     """Two of one shape."""
     if not (_fit(gate, up) and gate.is_contiguous() and up.is_contiguous()) or gate.shape != up.shape:
         return None
-    out, size = torch.empty_like(gate), gate.numel()
-    launch(kernels.gate_kernel, (cdiv(size, 1024),), gate, up, out, size, BLOCK=1024)
-    return out
+    return _gated_with_gradient(gate, up) if torch.is_grad_enabled() else _gated(gate, up)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
@@ -177,13 +221,34 @@ def delta_step(
     return out, after
 
 
-def unit(x: Tensor, eps: float = 1e-6) -> Tensor | None:
-    """(B, 1, H, K), each head of length 1."""
-    batch, _, heads, width = x.shape
-    step = _row(x)
-    if not _fit(x) or step is None or width > 4096:
-        return None
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    sizes = {"H": heads, "K": width, "KP": next_power_of_2(width)}
-    launch(kernels.unit_kernel, (batch * heads,), x, out, step, eps, num_warps=1, **sizes)
+_UNIT_EPS = 1e-6  # of DeltaNet's queries and keys
+
+
+def _unit_launch(kernel: Any, x: Tensor, *others: Tensor) -> None:
+    width = x.shape[-1]
+    count, padded = x.numel() // width, next_power_of_2(width)
+    block = max(1, min(32, 4096 // padded, next_power_of_2(count)))
+    launch(kernel, (cdiv(count, block),), x, *others, count, _UNIT_EPS, K=width, KP=padded, BLOCK=block)
+
+
+def _unit(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    _unit_launch(rows.unit_kernel, x, out)
     return out
+
+
+def _unit_backward(ctx: Any, grad: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    out = torch.empty_like(x)
+    _unit_launch(rows.unit_backward_kernel, x, grad.contiguous(), out)
+    return out
+
+
+_unit_with_gradient = eager_form(_unit, _save, _unit_backward)
+
+
+def unit(x: Tensor) -> Tensor | None:
+    """(..., K), each row of length 1."""
+    if not _fit(x) or not x.is_contiguous() or x.shape[-1] > 4096:
+        return None
+    return _unit_with_gradient(x) if torch.is_grad_enabled() else _unit(x)

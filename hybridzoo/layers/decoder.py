@@ -53,7 +53,7 @@ class DecoderLayer(nn.Module):
         out = self.mixer(self.mixer_norm(x), ctx, state, kv)
         if self.mlp is None or self.mlp_norm is None:
             x = x + out.y
-        elif x.shape[1] == 1 and self.mlp_norm.round_first:
+        elif self.mlp_norm.round_first and not torch.is_grad_enabled():
             x, normed = fused(added_and_normalised, x, out.y, self.mlp_norm.weight, self.mlp_norm.eps)
             x = x + self.mlp(normed)
         else:

@@ -146,7 +146,7 @@ class DeltaMixer(Mixer):
         elif kind == "elu":
             y = F.elu(y) + 1
         norm = _l2_normalised if self.options.qk_norm == "l2" else _sum_normalised
-        return fused(norm, y) if x.shape[1] == 1 and norm is _l2_normalised else norm(y)
+        return fused(norm, y) if norm is _l2_normalised else norm(y)
 
 
 def _l2_normalised(x: Tensor) -> Tensor:
@@ -160,4 +160,4 @@ def _sum_normalised(x: Tensor) -> Tensor:
 
 
 stands_for("delta_step", delta_rule_step)
-stands_for("unit", _l2_normalised)
+stands_for("unit", _l2_normalised, gradient=True)

@@ -1,8 +1,9 @@
-"""Chains of small operations as single kernels while decoding.
+"""Chains of small operations as single kernels.
 
-A decoded token costs few flops and many kernel launches. Where a call has one token a row, runs on a GPU and keeps no
-gradients, these chains run as Triton kernels (`decode_kernels.py`); elsewhere they run as they are written (also with
-HYBRIDZOO_FUSED=0).
+A decoded token costs few flops and many kernel launches, and a long row moves more bytes through elementwise operations
+than through products. On a GPU these chains run as Triton kernels (`decode_kernels.py`), those without a backward where
+no gradients are kept; elsewhere they run as they are written (also with HYBRIDZOO_FUSED=0 and in torch.compile, which
+fuses them itself).
 """
 
 from __future__ import annotations
@@ -19,31 +20,29 @@ from hybridzoo.layers.rotary import rotate
 from hybridzoo.ops.dispatch import machine_obstacle
 
 ENABLED = os.environ.get("HYBRIDZOO_FUSED", "1") != "0"
-_kernels: dict[Callable[..., Any], str] = {}
+_kernels: dict[Callable[..., Any], tuple[str, bool]] = {}
 
 
-def stands_for(kernel: str, fn: Callable[..., Any]) -> None:
-    """Name the launch in `decode_kernels` that computes what `fn` computes."""
-    _kernels[fn] = kernel
+def stands_for(kernel: str, fn: Callable[..., Any], *, gradient: bool = False) -> None:
+    """Name the launch in `decode_kernels` that computes what `fn` computes, and whether it has a gradient."""
+    _kernels[fn] = kernel, gradient
 
 
 def fused(fn: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """`fn(x, *args, **kwargs)`, as one kernel where that pays.
+    """`fn(x, *args, **kwargs)`, as one kernel where there is one for the call.
 
     Args:
         fn: a function of tensors, known to `stands_for`.
-        x: its first argument, (B, 1, ...) or (B, ...) of a decoding step.
+        x: its first argument.
     """
-    if (
-        not (ENABLED and x.is_cuda)
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or machine_obstacle("triton:jit")
-    ):
+    if torch.compiler.is_compiling() or not (ENABLED and x.is_cuda) or machine_obstacle("triton:jit"):
+        return fn(x, *args, **kwargs)
+    kernel, gradient = _kernels[fn]
+    if torch.is_grad_enabled() and not gradient:
         return fn(x, *args, **kwargs)
     from hybridzoo.layers import decode_kernels
 
-    out = getattr(decode_kernels, _kernels[fn])(x, *args, **kwargs)
+    out = getattr(decode_kernels, kernel)(x, *args, **kwargs)
     return fn(x, *args, **kwargs) if out is None else out
 
 
@@ -79,5 +78,6 @@ def rotated_pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
     return rotate(q, cos, sin), rotate(k, cos, sin)
 
 
-for _fn in (mean_of_norms, gated, normalised, three_normalised, added_and_normalised, rotated_pair, rotate):
+for _fn in (mean_of_norms, normalised, three_normalised, added_and_normalised, rotated_pair, rotate):
     stands_for(_fn.__name__, _fn)
+stands_for("gated", gated, gradient=True)

@@ -35,8 +35,7 @@ class GatedMLP(nn.Module):
         """(..., width) -> (..., width)"""
         if self.gate_proj is None:
             return self.down_proj(F.relu(self.up_proj(x)).square())
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(fused(gated, gate, up) if x.shape[-2] == 1 else gated(gate, up))
+        return self.down_proj(fused(gated, self.gate_proj(x), self.up_proj(x)))
 
 
 def default_hidden(width: int, ratio: float = 4.0, multiple: int = 256) -> int:

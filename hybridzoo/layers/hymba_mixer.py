@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hybridzoo.layers.attention_mixer import (
@@ -97,7 +98,7 @@ class HymbaMixer(Mixer):
         assert kv is not None
         attention = merge_heads(hybrid_attention(q, kv.k.to(q.dtype), kv.v.to(q.dtype), kv.plan), ctx)
         y, ssm_state = self.ssm(parts[-2], parts[-1], ctx, state)
-        if x.shape[1] == 1 and self.attention_norm.round_first:
+        if self.attention_norm.round_first and not torch.is_grad_enabled():
             weights = self.attention_norm.weight, self.ssm_norm.weight
             mean = fused(mean_of_norms, attention, weights[0], y, weights[1], self.attention_norm.eps)
         else:

@@ -29,10 +29,8 @@ class RMSNorm(nn.Module):
         shape = (x.shape[-1],)
         if self.weight.dtype == x.dtype and not (self.round_first and x.dtype != torch.float32):
             return F.rms_norm(x, shape, self.weight, self.eps)
-        if self.round_first and x.dim() == 3 and x.shape[1] == 1:
-            return fused(normalised, x, self.weight, self.eps)
         if self.round_first:
-            return (F.rms_norm(x, shape, None, self.eps) * self.weight).to(x.dtype)
+            return fused(normalised, x, self.weight, self.eps)
         return (F.rms_norm(x.float(), shape, None, self.eps) * self.weight).to(x.dtype)
 
     def extra_repr(self) -> str:

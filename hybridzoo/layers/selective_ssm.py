@@ -92,7 +92,7 @@ class SelectiveSSM(nn.Module):
         u, conv = self.conv1d(x, ctx, None if state is None else state["conv"])
         dt, B, C = self.x_proj(u).split(self.sizes, -1)
         if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
-            if x.shape[1] == 1 and self.dt_norm.round_first:
+            if self.dt_norm.round_first and not torch.is_grad_enabled():
                 weights = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
                 dt, B, C = fused(three_normalised, dt, B, C, weights, self.dt_norm.eps)
             else:

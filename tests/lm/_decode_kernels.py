@@ -27,6 +27,15 @@ def compare(name: str, ours, want) -> None:
         errors[name] = max(errors.get(name, 0.0), error)
 
 
+def with_gradients(fn, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        out = fn(*leaves)
+    weight = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)
+    return (out.detach(), *torch.autograd.grad(out, leaves, weight))
+
+
+@torch.no_grad()
 def cases(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     label = str(dtype)
@@ -43,10 +52,19 @@ def cases(dtype: torch.dtype) -> None:
         compare(f"add norm {label}", *both)
         compare(f"mean {label}", kernels.mean_of_norms(x, w, y, v, 1e-6), fused.mean_of_norms(x, w, y, v, 1e-6))
         compare(f"gate {label}", kernels.gated(x, y), fused.gated(x, y))
-    parts = rand(batch, 1, 5 + 4 + 4).split([5, 4, 4], -1)
-    weights = rand(5), rand(4), rand(4)
-    three = kernels.three_normalised(*parts, weights, 1e-6), fused.three_normalised(*parts, weights, 1e-6)
-    compare(f"three norms {label}", *three)
+    for steps in (1, 5):
+        parts = rand(batch, steps, 5 + 4 + 4).split([5, 4, 4], -1)
+        weights = rand(5), rand(4), rand(4)
+        three = kernels.three_normalised(*parts, weights, 1e-6), fused.three_normalised(*parts, weights, 1e-6)
+        compare(f"three norms {label}", *three)
+        compare(
+            f"norm {label}",
+            kernels.normalised(parts[0], weights[0], 1e-6),
+            fused.normalised(parts[0], weights[0], 1e-6),
+        )
+    assert kernels.normalised(rand(4, 3, 8)[:, :2], rand(8), 1e-6) is None  # rows at unequal distances
+    x, y = rand(batch, 7, 150), rand(batch, 7, 150)
+    compare(f"gate with gradients {label}", with_gradients(kernels.gated, x, y), with_gradients(fused.gated, x, y))
     wide = rand(batch, 1, 3 * 16 + 2 * 16 + 7)
     q = wide[..., :48].unflatten(2, (3, 16)).transpose(1, 2)
     k = wide[..., 48:80].unflatten(2, (2, 16)).transpose(1, 2)
@@ -88,8 +106,10 @@ def cases(dtype: torch.dtype) -> None:
         compare(f"delta {label}", kernels.delta_step(state, q, k, v, beta, inplace=False), want)
         place = state.clone()
         compare(f"delta in place {label}", kernels.delta_step(place, q, k, v, beta, inplace=True), want)
-    heads = rand(batch, 1, 3, 24)
+    heads = rand(batch, 9, 3, 24)
     compare(f"unit {label}", kernels.unit(heads), delta_mixer._l2_normalised(heads))
+    both = with_gradients(kernels.unit, heads), with_gradients(delta_mixer._l2_normalised, heads)
+    compare(f"unit with gradients {label}", *both)
 
 
 for dtype in (torch.float32, torch.bfloat16, torch.float16):

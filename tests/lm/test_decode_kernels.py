@@ -19,6 +19,6 @@ def test_kernels_in_the_interpreter() -> None:
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     errors = json.loads(run.stdout.splitlines()[-1])
-    assert len(errors) == 3 * 13
+    assert len(errors) == 3 * 15
     for name, error in errors.items():
         assert error < LIMITS[name.rpartition(" ")[2]], (name, error)

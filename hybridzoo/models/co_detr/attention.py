@@ -52,17 +52,17 @@ class DeformableAttention(nn.Module):
         q = query + query_pos
         value = self.value_proj(memory)
         if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
+            value = value.masked_fill_(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
         grid = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         # Locations stay in fp32 under autocast: 16 bits cannot tell the pixels of a large map apart.
-        offsets = self.sampling_offsets(q).view(*grid, 2).to(references.dtype)
+        offsets = self.sampling_offsets(q).view(*grid, 2)
         weights = self.attention_weights(q).view(*grid[:3], -1).softmax(-1).view(grid)
         if references.shape[-1] == 2:
-            locations = references[:, :, None, :, None] + offsets / map_sizes[:, None]
+            start, scale = references, map_sizes.reciprocal()[:, None]
         else:
-            scale = references[:, :, None, :, None, 2:] * (0.5 / self.num_points)
-            locations = references[:, :, None, :, None, :2] + offsets * scale
+            start, scale = references[..., :2], references[:, :, None, :, None, 2:] * (0.5 / self.num_points)
+        locations = torch.addcmul(start[:, :, None, :, None], offsets, scale)
         return query + self.output_proj(ms_deform_attn(value, shapes, locations, weights.to(value.dtype)))
 
 
@@ -106,4 +106,18 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(F.relu(self.fc1(x)))
+        return x + self.fc2(self._hidden(x))
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """relu(fc1(x)). Without gradients on a GPU the matrix product applies bias and ReLU before it writes."""
+        fc = self.fc1
+        if (
+            not x.is_cuda
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cuda")
+            or torch.compiler.is_compiling()
+            or type(fc) is not nn.Linear
+            or x.dtype != fc.weight.dtype
+        ):
+            return F.relu(fc(x), inplace=True)
+        return torch.ops.aten._addmm_activation(fc.bias, x.flatten(0, -2), fc.weight.t()).view(*x.shape[:-1], -1)

@@ -29,6 +29,7 @@ def opcheck_arguments() -> tuple:
     return {
         "depthwise_conv2d": ([leaf[0], torch.randn(2, 3, 2, 8)], torch.randn(16, 1, 3, 3), "residual"),
         "instance_norm_silu": (torch.randn(2, 24, 8, requires_grad=True), 1e-5),
+        "layer_norm_gate": (leaf[1], rows, leaf[2], vector, 1e-5),
         "max_pool3x3": (leaf[0], True),
         "avg_pool2x2": (leaf[0],),
         "bias_gelu": (leaf[1], leaf[2]),

@@ -16,12 +16,14 @@ from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
 from hybridzoo.ops.bias_gelu import bias_gelu
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.instance_norm_silu import instance_norm_silu
+from hybridzoo.ops.layer_norm_gate import layer_norm_gate
 from hybridzoo.ops.max_pool3x3 import max_pool3x3
 from hybridzoo.ops.scaled_residual import scaled_residual
 
 OPS = [
     "depthwise_conv2d",
     "instance_norm_silu",
+    "layer_norm_gate",
     "max_pool3x3",
     "avg_pool2x2",
     "bias_gelu",
@@ -52,6 +54,8 @@ def test_kernels_match_the_definition(op):
         (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), epilogue="relu"), "none, gelu, residual"),
         (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 4, 4)), "another odd size"),
         (lambda: instance_norm_silu(X[:, :1, :1]), "two positions or more"),
+        (lambda: layer_norm_gate(X, X[:1], torch.zeros(8), torch.zeros(8)), "one shape"),
+        (lambda: layer_norm_gate(X, X, torch.zeros(8), torch.zeros(7)), r"bias has shape \(7,\)"),
         (lambda: max_pool3x3(X.long()), "floating-point"),
         (lambda: avg_pool2x2(X[:, :1]), "H >= 2"),
         (lambda: bias_gelu(X, torch.zeros(7)), r"bias \(C,\)"),

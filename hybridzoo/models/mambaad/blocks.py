@@ -22,6 +22,7 @@ from hybridzoo.models.mambaad.step_sizes import project, remade
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.dispatch import exporting
 from hybridzoo.ops.instance_norm_silu import instance_norm_silu
+from hybridzoo.ops.layer_norm_gate import layer_norm_gate
 from hybridzoo.ops.scan_paths import scan_paths
 from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
@@ -182,7 +183,8 @@ class SS2D(SelectiveScans):
             if paths is None:
                 paths = grid_paths(self.scan_type, x.shape[1], x.shape[2], self.num_directions, x.device)
             y = super().forward(u, paths)
-        return self.out_proj(self.out_norm(y) * F.silu(z))
+        norm = self.out_norm
+        return self.out_proj(layer_norm_gate(y, z.to(y.dtype), norm.weight, norm.bias, eps=norm.eps))
 
 
 class HSSBlock(nn.Module):

@@ -29,14 +29,14 @@ from hybridzoo.ops.selective_scan._tiles import (
 
 @triton.jit
 def _step(
-    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
+    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, sbl, scl, DM, md, w,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * sbl, d, w, N, NQ, W)
-    C = get_row(pc + row * scl, d, w, N, NQ, W)
+    B = get_row(pb + row * sbl, w, N, NQ, W, BD)
+    C = get_row(pc + row * scl, w, N, NQ, W, BD)
     if SOFTPLUS:
         delta = softplus(delta)
     if reset is not None:
@@ -63,7 +63,7 @@ def output_kernel(
 ):  # fmt: skip
     """Output, from the state in `kept` chunk by chunk, or in ONE_PASS over a segment, writing `kept` if KEEP."""
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
-    a = scaled(get_tiles(A + dn, md, w, N, NQ, W, FULL), LOG2E, NQ)
+    a = scaled(get_tiles(A + dn, md, w, False, N, NQ, W, BD, FULL), LOG2E, NQ)
     c = tl.program_id(1).to(tl.int64)
     if ONE_PASS:
         seg = c
@@ -74,14 +74,14 @@ def output_kernel(
         if end > c:
             T = (tl.load(chunk_start + end - 1) + tl.load(chunk_len + end - 1) - start).to(tl.int32)
         if init is not None:
-            h = get_tiles(init + seg * DM * N + dn, md, w, N, NQ, W, FULL)
+            h = get_tiles(init + seg * DM * N + dn, md, w, False, N, NQ, W, BD, FULL)
         else:
             h = zero_tiles(BD, NQ, W)
     else:
         seg = tl.load(chunk_seg + c).to(tl.int64)
         start = tl.load(chunk_start + c).to(tl.int64)
         T = tl.load(chunk_len + c)
-        h = get_tiles(kept + c * DM * N + dn, md, w, N, NQ, W, FULL)
+        h = get_tiles(kept + c * DM * N + dn, md, w, False, N, NQ, W, BD, FULL)
     b = 0 if PACKED else seg
     bi = 0.0
     if bias is not None:
@@ -112,7 +112,7 @@ def output_kernel(
     for t in range(0, full, UN):
         if ONE_PASS and KEEP:
             if t % CHUNK == 0:
-                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, N, NQ, W, FULL)
+                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
         if AHEAD > 0:
             seen = touch(seen, fd, rows, sdl, width, BD, UN)
             seen = touch(seen, fu, rows, sul, width, BD, UN)
@@ -124,19 +124,19 @@ def output_kernel(
         for i in tl.static_range(UN):
             row = row_of(path, g, L, start, t + i)
             h = _step(
-                h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
-                D is not None, z is not None, SOFTPLUS, N, NQ, W, FULL,
+                h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, sbl, scl, DM, md, w,
+                D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
             )  # fmt: skip
     for t in range(full, T):
         if ONE_PASS and KEEP:
             if t % CHUNK == 0:
-                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, N, NQ, W, FULL)
+                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
         row = row_of(path, g, L, start, t)
         h = _step(
-            h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, sbl, scl, DM, d, md, w,
-            D is not None, z is not None, SOFTPLUS, N, NQ, W, FULL,
+            h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, sbl, scl, DM, md, w,
+            D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
         )  # fmt: skip
     if ONE_PASS:
-        put_tiles(final + seg * DM * N + dn, h, md, w, N, NQ, W, FULL)
+        put_tiles(final + seg * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
     if AHEAD > 0 and T < 0:  # never: `seen` counts as used
         tl.store(final + tl.arange(0, UN * 4), seen)

@@ -38,12 +38,12 @@ from hybridzoo.ops.selective_scan._tiles import (
 
 @triton.jit
 def _absorb(
-    h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, d, md, w,
-    SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr,
+    h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w,
+    SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * sbl, d, w, N, NQ, W)
+    B = get_row(pb + row * sbl, w, N, NQ, W, BD)
     if SOFTPLUS:
         delta = softplus(delta)
     return advance(h, a, delta, delta * uv, B, NQ), total + delta
@@ -59,7 +59,7 @@ def chunk_state_kernel(
 ):  # fmt: skip
     """State at the end of every chunk from zero, the chunk's sum of delta, and 0 in `alive` if a reset lies in it."""
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
-    a = scaled(get_tiles(A + dn, md, w, N, NQ, W, FULL), LOG2E, NQ)
+    a = scaled(get_tiles(A + dn, md, w, False, N, NQ, W, BD, FULL), LOG2E, NQ)
     c = tl.program_id(1).to(tl.int64)
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
@@ -82,15 +82,15 @@ def chunk_state_kernel(
                 h = scaled(h, keep, NQ)
                 live = live * keep
             row = row_of(path, g, L, start, t + i)
-            h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, d, md, w, SOFTPLUS, N, NQ, W, FULL)
+            h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w, SOFTPLUS, N, NQ, W, BD, FULL)
     for t in range(full, T):
         if reset is not None:
             keep = 1.0 - tl.load(reset + b * L + start + t).to(tl.float32)
             h = scaled(h, keep, NQ)
             live = live * keep
         row = row_of(path, g, L, start, t)
-        h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, d, md, w, SOFTPLUS, N, NQ, W, FULL)
-    put_tiles(ends + c * DM * N + dn, h, md, w, N, NQ, W, FULL)
+        h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w, SOFTPLUS, N, NQ, W, BD, FULL)
+    put_tiles(ends + c * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
     put(sums + c * DM + d, total, md, FULL)
     if reset is not None:
         tl.store(alive + c, live)  # every block of channels writes the same value

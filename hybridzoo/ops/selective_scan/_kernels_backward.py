@@ -1,290 +1,372 @@
-"""Triton kernel of the gradients of `selective_scan` (see `_kernels` for the legend).
+"""Triton kernels of the gradients of `selective_scan` (see `_kernels` for the legend).
 
 Within a chunk the states are recomputed from its start, one is parked every SUB steps, and the steps are then walked
-backwards SUB at a time with their states and decays in registers. dB and dC are summed over the block's channels and
-written to one partial buffer per block, so there are no atomics and the result does not depend on scheduling.
+backwards SUB at a time with their states in registers. dB and dC are summed over the block's channels and written to
+one partial buffer per block, so there are no atomics and the result does not depend on scheduling.
 """
 
-# ruff: noqa: RUF005 (Triton has no tuple unpacking in a display; _place serves all kernels)
+# ruff: noqa: RUF005 (Triton has no tuple unpacking in a display)
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._tiles import LN2, LOG2E
+from hybridzoo.ops.selective_scan._tiles import (
+    LN2,
+    LOG2E,
+    advance,
+    get,
+    get_tiles,
+    get_turned,
+    origin_of,
+    place,
+    put,
+    put_sum,
+    put_tiles,
+    row_of,
+    rows_ahead,
+    scaled,
+    sigmoid,
+    softplus,
+    softplus_and_slope,
+    states_of,
+    sum_states,
+    touch,
+    zero_tiles,
+)
 
 
 @triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+def _through_gate(gy, z):
+    """Gradient of the ungated output, and what the gate's gradient is besides the ungated output."""
+    s = sigmoid(z)
+    return gy * z * s, gy * s * (1.0 + z * (1.0 - s))
 
 
 @triton.jit
-def _softplus(x):
-    """As torch's: the identity above 20. A series where log2(1 + e) would lose the digits of a small e."""
-    e = tl.exp2(tl.minimum(x, 20.0) * LOG2E)
-    series = e * (1.0 - e * (0.5 - e * (0.3333333333 - e * (0.25 - e * 0.2))))
-    return tl.where(x > 20.0, x, tl.where(e < 0.03125, series, tl.log2(1.0 + e) * LN2))
-
-
-@triton.jit
-def _place(blk, A, DG, NBG, N: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr):
-    """Block of channels -> group, channels, state indices, their masks, A in base 2."""
-    g = blk // NBG
-    inner = (blk % NBG) * BD + tl.arange(0, BD)
-    md = inner < DG
-    d = g * DG + inner
-    n = tl.arange(0, NP)
-    mn = n < N
-    mdn = md[:, None] & mn[None, :]
-    dn = d[:, None] * N + n[None, :]
-    a = tl.load(A + dn, mask=mdn, other=0.0).to(tl.float32) * LOG2E
-    return g, d, md, n, mn, dn, mdn, a
-
-
-@triton.jit
-def _row(path, g, L, start, t, T):
-    """Row of a step relative to where pointers were put: the chunk's start, or with a path the batch entry's."""
-    if path is None:
-        row = t
-    else:
-        row = tl.load(path + g * L + start + t, mask=t < T, other=0).to(tl.int64)
-    return row
-
-
-@triton.jit
-def _origin(path, start, d, g, DG):
-    """Where pointers are put (see `_row`), and the channels of tensors that all groups share."""
-    if path is None:
-        origin = start
-        shared = d
-    else:
-        origin = start * 0
-        shared = d - g * DG
-    return origin, shared
-
-
-@triton.jit
-def _delta(raw, valid, SOFTPLUS: tl.constexpr):
-    """A step past the end has delta 0: decay 1, no input."""
+def _take_back(
+    r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
+    HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    delta = get(pd + row * sdl, md, FULL) + bi
+    gy = get(pg + row * sgl, md, FULL)
+    C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
     if SOFTPLUS:
-        raw = _softplus(raw)
-    return tl.where(valid, raw, 0.0)
-
-
-@triton.jit
-def _scan_grad(pg, pz, md, ok, t, sgl, szl):
-    """Gradient of the ungated output at a step, its gate value, and silu'(gate) times the output gradient."""
-    gy = tl.load(pg + t * sgl, mask=md & ok, other=0.0).to(tl.float32)
-    through = gy
-    if pz is not None:
-        zv = tl.load(pz + t * szl, mask=md & ok, other=0.0).to(tl.float32)
-        sig = _sigmoid(zv)
-        through = gy * sig * (1.0 + zv * (1.0 - sig))
-        gy = gy * zv * sig
-    return gy, through
+        delta = softplus(delta)
+    if HAS_Z:
+        z = get(pz + row * szl, md, FULL)
+        gy = gy * z * sigmoid(z)
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + ((r[q] + gy[:, None] * C[q]) * tl.exp2(delta[:, None] * a[q]),)
+    return out, total + delta
 
 
 @triton.jit
 def reverse_state_kernel(
-    dt, z, gy, A, Cm, bias, reset, path, states, sums, alive,
-    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
-    sdb, sdl, szb, szl, scb, scl, scg,
-    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, NP: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+    dt, z, gy, A, BC, bias, reset, path, states, sums, alive,
+    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L, G,
+    sdb, sdl, szb, szl,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
-    g, d, md, n, mn, dn, mdn, a = _place(tl.program_id(0), A, DG, NBG, N, NP, BD)
+    g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
+    a = scaled(get_tiles(A + dn, md, w, False, N, NQ, W, BD, FULL), LOG2E, NQ)
     c = tl.program_id(1).to(tl.int64)
     start = tl.load(chunk_start + c).to(tl.int64)
     T = tl.load(chunk_len + c)
     b = 0 if PACKED else tl.load(chunk_seg + c).to(tl.int64)
-    origin, shared = _origin(path, start, d, g, DG)
+    origin, shared = origin_of(path, start, d, g, DG)
     sgl = DM if path is None else DG
     pd = dt + b * sdb + origin * sdl + d
-    pc = Cm + b * scb + origin * scl + g * scg + n
+    sbc = G * 4 * NQ * W
+    pbc = BC + (b * L + origin) * sbc + g * (4 * NQ * W)
+    turn = (d * 0)[:, None] + w[None, :]
     pg = gy + (b * L + origin) * sgl + shared
+    pz = pd
     if z is not None:
         pz = z + b * szb + origin * szl + d
-    else:
-        pz = None
+    bi = 0.0
     if bias is not None:
-        bi = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)
-    r = tl.zeros([BD, NP], tl.float32)
+        bi = get(bias + d, md, FULL)
+    r = zero_tiles(BD, NQ, W)
     total = tl.zeros([BD], tl.float32)
     live = 1.0
-    blocks = (T + UN - 1) // UN
-    for k in range(0, blocks):
-        t = (blocks - 1 - k) * UN
-        dts = ()
-        gs = ()
-        Cs = ()
+    at = b * L + start
+    full = T // UN * UN
+    for k in range(0, T - full):
+        t = T - 1 - k
+        row = row_of(path, g, L, start, t)
+        r, total = _take_back(
+            r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
+            z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
+        )  # fmt: skip
+        if reset is not None:
+            keep = 1.0 - tl.load(reset + at + t).to(tl.float32)
+            r = scaled(r, keep, NQ)
+            live = live * keep
+    for k in range(0, full, UN):
         for i in tl.static_range(UN):
-            ok = t + i < T
-            row = _row(path, g, L, start, t + i, T)
-            dts = dts + (tl.load(pd + row * sdl, mask=md & ok, other=0.0),)
-            Cs = Cs + (tl.load(pc + row * scl, mask=mn & ok, other=0.0),)
-            value, _unused = _scan_grad(pg, pz, md, ok, row, sgl, szl)
-            gs = gs + (value,)
-        for i in tl.static_range(UN - 1, -1, -1):
-            raw = dts[i].to(tl.float32)
-            if bias is not None:
-                raw += bi
-            delta = _delta(raw, t + i < T, SOFTPLUS)
-            x = tl.exp2(delta[:, None] * a)
+            t = full - 1 - k - i
+            row = row_of(path, g, L, start, t)
+            r, total = _take_back(
+                r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
+                z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
+            )  # fmt: skip
             if reset is not None:
-                keep = 1.0 - tl.load(reset + b * L + start + t + i, mask=t + i < T, other=0).to(tl.float32)
-                x = x * keep
+                keep = 1.0 - tl.load(reset + at + t).to(tl.float32)
+                r = scaled(r, keep, NQ)
                 live = live * keep
-            r = (r + gs[i][:, None] * Cs[i].to(tl.float32)[None, :]) * x
-            total += delta
-    tl.store(states + c * DM * N + dn, r, mask=mdn)
-    tl.store(sums + c * DM + d, total, mask=md)
+    put_tiles(states + c * DM * N + dn, r, md, w, False, N, NQ, W, BD, FULL)
+    put(sums + c * DM + d, total, md, FULL)
     if reset is not None:
         tl.store(alive + c, live)
 
 
 @triton.jit
-def gradient_kernel(
-    u, dt, z, gy, A, Bm, Cm, D, bias, reset, path, kept, carry, d_final, park,
-    du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
-    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, G, batch, blocks, items,
-    sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
-    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, ONE_PASS: tl.constexpr,
-    NP: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr, PARKED: tl.constexpr,
+def _park(p, h, NQ: tl.constexpr, SIZE: tl.constexpr):
+    for q in tl.static_range(NQ):
+        tl.store(p + q * SIZE, h[q])
+
+
+@triton.jit
+def _unpark(p, NQ: tl.constexpr, SIZE: tl.constexpr):
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (tl.load(p + q * SIZE),)
+    return out
+
+
+@triton.jit
+def _recompute(
+    h, a, pu, pd, pbc, turn, bi, reset, at, row, sul, sdl, sbc, md,
+    SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """A fixed number of programs takes the items (block of channels x chunk, or x segment in ONE_PASS) in turn."""
-    slot = tl.arange(0, BD)[:, None] * NP + tl.arange(0, NP)[None, :]
-    pid = tl.program_id(0).to(tl.int64)
-    park += pid * PARKED * BD * NP
-    for turn in range(0, tl.cdiv(items - pid, tl.num_programs(0))):
-        item = pid + turn * tl.num_programs(0)
-        blk = item % blocks
-        work = item // blocks
-        g, d, md, n, mn, dn, mdn, a = _place(blk, A, DG, NBG, N, NP, BD)
+    delta = get(pd + row * sdl, md, FULL) + bi
+    uv = get(pu + row * sul, md, FULL)
+    B = get_turned(pbc + row * sbc, turn, NQ, W)
+    if SOFTPLUS:
+        delta = softplus(delta)
+    if reset is not None:
+        h = scaled(h, 1.0 - tl.load(reset + at).to(tl.float32), NQ)
+    return advance(h, a, delta, delta * uv, B, NQ)
+
+
+@triton.jit
+def _steps_back(
+    hs, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
+    pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset,
+    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """SUB steps from t, forwards from the state before them, and back."""
+    h = hs
+    deltas = ()
+    slopes = ()
+    us = ()
+    gs = ()
+    carried = ()
+    decays = ()
+    for i in tl.static_range(SUB):
+        row = row_of(path, g, L, start, t + i)
+        delta = get(pd + row * sdl, md, FULL) + bi
+        uv = get(pu + row * sul, md, FULL)
+        gy = get(pg + row * sgl, md, FULL)
+        slope = delta * 0.0 + 1.0
+        if SOFTPLUS:
+            delta, slope = softplus_and_slope(delta)
+        B = get_turned(pbc + row * sbc, turn, NQ, W)
+        drive = delta * uv
+        keep = 1.0
+        if reset is not None:
+            keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
+        passed = ()
+        new = ()
+        xs = ()
+        for q in tl.static_range(NQ):
+            x = tl.exp2(delta[:, None] * a[q])
+            if reset is not None:
+                x = x * keep
+            xs = xs + (x,)
+            left = h[q] * x
+            passed = passed + (left,)
+            new = new + (left + drive[:, None] * B[q],)
+        h = new
+        if HAS_Z:
+            zv = get(pz + row * szl, md, FULL)
+            C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
+            out = sum_states(h, C, NQ)
+            if HAS_D:
+                out += Dv * uv
+            gy, through = _through_gate(gy, zv)
+            put(pdz + row * DM, out * through, md, FULL)
+        put_sum(pdbc + row * sn + N, scaled(h, gy[:, None], NQ), w, N, NQ, W, BD)
+        deltas = deltas + (delta,)
+        slopes = slopes + (slope,)
+        us = us + (uv,)
+        gs = gs + (gy,)
+        carried = carried + (passed,)
+        decays = decays + (xs,)
+    for i in tl.static_range(SUB - 1, -1, -1):
+        row = row_of(path, g, L, start, t + i)
+        delta = deltas[i]
+        B = get_turned(pbc + row * sbc, turn, NQ, W)
+        C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
+        gained = ()
+        for q in tl.static_range(NQ):
+            gained = gained + (grad[q] + gs[i][:, None] * C[q],)
+        put_sum(pdbc + row * sn, scaled(gained, (delta * us[i])[:, None], NQ), w, N, NQ, W, BD)
+        through_B = sum_states(gained, B, NQ)
+        back = ()
+        sums = ()
+        inner = gained[0] * carried[i][0]  # gradient of delta A
+        d_delta = inner * a[0]
+        sums = sums + (sum_A[0] + inner * delta[:, None],)
+        back = back + (gained[0] * decays[i][0],)
+        for q in tl.static_range(1, NQ):
+            inner = gained[q] * carried[i][q]
+            d_delta += inner * a[q]
+            sums = sums + (sum_A[q] + inner * delta[:, None],)
+            back = back + (gained[q] * decays[i][q],)
+        grad = back
+        sum_A = sums
+        d_dt = (tl.sum(d_delta, 1) * LN2 + through_B * us[i]) * slopes[i]
+        d_u = through_B * delta
+        if HAS_D:
+            d_u += Dv * gs[i]
+            sum_D += gs[i] * us[i]
+        sum_bias += d_dt
+        put(pdu + row * DM, d_u, md, FULL)
+        put(pdd + row * DM, d_dt, md, FULL)
+    return grad, sum_A, sum_D, sum_bias
+
+
+@triton.jit
+def gradient_kernel(
+    u, dt, z, gy, A, BC, D, bias, reset, path, kept, carry, d_final, park,
+    du, ddt, dz, dA, dBC, dD, dbias, d_init,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, G, batch, blocks, works, share,
+    sub, sul, sdb, sdl, szb, szl,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr, ONE_PASS: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr, PARKED: tl.constexpr,
+    UN: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """A program takes every share-th chunk (in ONE_PASS segment) of its block of channels."""
+    blk = tl.program_id(0) % blocks
+    own = (tl.program_id(0) // blocks).to(tl.int64)
+    g, d, md, w, dn = place(blk, DG, NBG, N, BD, W)
+    a = scaled(get_tiles(A + dn, md, w, True, N, NQ, W, BD, FULL), LOG2E, NQ)
+    slot = (tl.arange(0, BD) * W)[:, None] + w[None, :]
+    park += tl.program_id(0).to(tl.int64) * PARKED * BD * NQ * W
+    bi = 0.0
+    if bias is not None:
+        bi = get(bias + d, md, FULL)
+    Dv = 0.0
+    if D is not None:
+        Dv = get(D + d, md, FULL)
+    sum_A = zero_tiles(BD, NQ, W)
+    sum_D = tl.zeros([BD], tl.float32)
+    sum_bias = tl.zeros([BD], tl.float32)
+    sgl = DM if path is None else DG
+    sn = G * 2 * N
+    sbc = G * 4 * NQ * W
+    turn = states_of(0, w, True, NQ, W, BD)
+    block = (blk % NBG) * BD
+    width = DG - block
+    seen = tl.zeros([UN * 4], tl.float32)
+    for visit in range(0, tl.cdiv(works - own, share)):
+        work = own + visit * share
         if ONE_PASS:
             seg = work
             first = tl.load(seg_chunk + seg).to(tl.int64)
-            count = tl.load(seg_chunk + seg + 1) - first
+            count = (tl.load(seg_chunk + seg + 1) - first).to(tl.int32)
             if d_final is not None:
-                grad = tl.load(d_final + seg * DM * N + dn, mask=mdn, other=0.0).to(tl.float32)
+                grad = get_tiles(d_final + seg * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
             else:
-                grad = tl.zeros([BD, NP], tl.float32)
+                grad = zero_tiles(BD, NQ, W)
         else:
             first = work
             count = 1
             seg = tl.load(chunk_seg + work).to(tl.int64)
-            grad = tl.load(carry + work * DM * N + dn, mask=mdn, other=0.0)
+            grad = get_tiles(carry + first * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
         b = 0 if PACKED else seg
-        if bias is not None:
-            bi = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)
-        if D is not None:
-            Dv = tl.load(D + d, mask=md, other=0.0).to(tl.float32)
-        sum_A = tl.zeros([BD, NP], tl.float32)
-        sum_D = tl.zeros([BD], tl.float32)
-        sum_bias = tl.zeros([BD], tl.float32)
         for k in range(0, count):
             c = first + count - 1 - k
             start = tl.load(chunk_start + c).to(tl.int64)
             T = tl.load(chunk_len + c)
-            first_row = b * L + start
-            origin, shared = _origin(path, start, d, g, DG)
-            sgl = DM if path is None else DG
+            origin, shared = origin_of(path, start, d, g, DG)
             pu = u + b * sub + origin * sul + shared
             pd = dt + b * sdb + origin * sdl + d
-            pb = Bm + b * sbb + origin * sbl + g * sbg + n
-            pc = Cm + b * scb + origin * scl + g * scg + n
+            pbc = BC + (b * L + origin) * sbc + g * (4 * NQ * W)
             pg = gy + (b * L + origin) * sgl + shared
             po = (b * L + origin) * DM + d
-            pn = (((blk % NBG) * batch * L + b * L + origin) * G + g) * N + n
+            pn = (((blk % NBG) * batch * L + b * L + origin) * G + g) * (2 * N)
+            pz = pd
+            pdz = ddt + po
             if z is not None:
                 pz = z + b * szb + origin * szl + d
-            else:
-                pz = None
-            h = tl.load(kept + c * DM * N + dn, mask=mdn, other=0.0)
+                pdz = dz + po
+            first_shared = block if path is not None else g * DG + block
+            at = b * L + start
+            h = get_tiles(kept + c * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
             tl.debug_barrier()  # the last chunk's parked states have been read
-            for t in range(0, T, SUB):
-                tl.store(park + (t // SUB) * BD * NP + slot, h)
-                for i in tl.static_range(SUB):
-                    ok = t + i < T
-                    row = _row(path, g, L, start, t + i, T)
-                    raw = tl.load(pd + row * sdl, mask=md & ok, other=0.0).to(tl.float32)
-                    if bias is not None:
-                        raw += bi
-                    delta = _delta(raw, ok, SOFTPLUS)
-                    uv = tl.load(pu + row * sul, mask=md & ok, other=0.0).to(tl.float32)
-                    Bv = tl.load(pb + row * sbl, mask=mn & ok, other=0.0).to(tl.float32)
-                    x = tl.exp2(delta[:, None] * a)
-                    if reset is not None:
-                        x = x * (1.0 - tl.load(reset + first_row + t + i, mask=ok, other=0).to(tl.float32))
-                    h = h * x + (delta * uv)[:, None] * Bv[None, :]
-            tl.debug_barrier()
-            subs = (T + SUB - 1) // SUB
-            for m in range(0, subs):
-                t = (subs - 1 - m) * SUB
-                h = tl.load(park + (t // SUB) * BD * NP + slot)
-                xs = ()
-                carried = ()
-                rows = ()
-                us = ()
-                raws = ()
-                Bs = ()
-                Cs = ()
-                gs = ()
-                for i in tl.static_range(SUB):
-                    ok = t + i < T
-                    row = _row(path, g, L, start, t + i, T)
-                    raw = tl.load(pd + row * sdl, mask=md & ok, other=0.0).to(tl.float32)
-                    uv = tl.load(pu + row * sul, mask=md & ok, other=0.0).to(tl.float32)
-                    Bv = tl.load(pb + row * sbl, mask=mn & ok, other=0.0).to(tl.float32)
-                    Cv = tl.load(pc + row * scl, mask=mn & ok, other=0.0).to(tl.float32)
-                    value, through = _scan_grad(pg, pz, md, ok, row, sgl, szl)
-                    if bias is not None:
-                        raw += bi
-                    delta = _delta(raw, ok, SOFTPLUS)
-                    x = tl.exp2(delta[:, None] * a)
-                    if reset is not None:
-                        x = x * (1.0 - tl.load(reset + first_row + t + i, mask=ok, other=0).to(tl.float32))
-                    h = h * x
-                    carried = carried + (h,)
-                    xs = xs + (x,)
-                    h += (delta * uv)[:, None] * Bv[None, :]
+            full = T // UN * UN
+            for t in range(0, full, UN):
+                if AHEAD > 0:
+                    rows = rows_ahead(path, g, L, start, t + AHEAD, T, UN)
+                    seen = touch(seen, dt + b * sdb + origin * sdl + g * DG + block, rows, sdl, width, BD, UN)
+                    seen = touch(seen, u + b * sub + origin * sul + first_shared, rows, sul, width, BD, UN)
+                    seen = touch(seen, gy + (b * L + origin) * sgl + first_shared, rows, sgl, width, BD, UN)
                     if z is not None:
-                        out = tl.sum(h * Cv[None, :], 1)
-                        if D is not None:
-                            out += Dv * uv
-                        tl.store(dz + po + row * DM, (out * through).to(dz.dtype.element_ty), mask=md & ok)
-                    tl.store(dC + pn + row * G * N, tl.sum(h * value[:, None], 0), mask=mn & ok)
-                    rows = rows + (row,)
-                    us = us + (uv,)
-                    raws = raws + (raw,)
-                    Bs = Bs + (Bv,)
-                    Cs = Cs + (Cv,)
-                    gs = gs + (value,)
-                for i in tl.static_range(SUB - 1, -1, -1):
-                    ok = t + i < T
-                    delta = _delta(raws[i], ok, SOFTPLUS)
-                    grad += gs[i][:, None] * Cs[i][None, :]
-                    drive = tl.sum(grad * (delta * us[i])[:, None], 0)
-                    tl.store(dB + pn + rows[i] * G * N, drive, mask=mn & ok)
-                    through_B = tl.sum(grad * Bs[i][None, :], 1)
-                    inner = grad * carried[i]  # gradient of delta A
-                    grad = grad * xs[i]
-                    sum_A += inner * delta[:, None]
-                    d_delta = tl.sum(inner * a, 1) * LN2 + through_B * us[i]
-                    d_u = through_B * delta
-                    if D is not None:
-                        d_u += Dv * gs[i]
-                        sum_D += gs[i] * us[i]
-                    if SOFTPLUS:
-                        d_delta = tl.where(raws[i] > 20.0, d_delta, d_delta * _sigmoid(raws[i]))
-                    d_delta = tl.where(ok, d_delta, 0.0)
-                    sum_bias += d_delta
-                    tl.store(du + po + rows[i] * DM, d_u.to(du.dtype.element_ty), mask=md & ok)
-                    tl.store(ddt + po + rows[i] * DM, d_delta.to(ddt.dtype.element_ty), mask=md & ok)
-        tl.store(dA + work * DM * N + dn, sum_A, mask=mdn)
-        if D is not None:
-            tl.store(dD + work * DM + d, sum_D, mask=md)
-        if bias is not None:
-            tl.store(dbias + work * DM + d, sum_bias, mask=md)
+                        seen = touch(seen, z + b * szb + origin * szl + g * DG + block, rows, szl, width, BD, UN)
+                    seen = touch(seen, pbc, rows, sbc, 2 * NQ * W, 2 * NQ * W, UN)
+                    seen = touch(seen, pbc + 2 * NQ * W, rows, sbc, 2 * NQ * W, 2 * NQ * W, UN)
+                for i in tl.static_range(UN):
+                    if i % SUB == 0:
+                        _park(park + (t + i) // SUB * (BD * NQ * W) + slot, h, NQ, BD * W)
+                    row = row_of(path, g, L, start, t + i)
+                    h = _recompute(
+                        h, a, pu, pd, pbc, turn, bi, reset, at + t + i, row, sul, sdl, sbc, md,
+                        SOFTPLUS, N, NQ, W, BD, FULL,
+                    )  # fmt: skip
+            # steps that do not fill a SUB are parked and walked back one by one
+            paired = T // SUB * SUB
+            for t in range(full, T):
+                if t % SUB == 0 or t >= paired:
+                    where = t // SUB + tl.maximum(t - paired, 0)
+                    _park(park + where * (BD * NQ * W) + slot, h, NQ, BD * W)
+                row = row_of(path, g, L, start, t)
+                h = _recompute(
+                    h, a, pu, pd, pbc, turn, bi, reset, at + t, row, sul, sdl, sbc, md, SOFTPLUS, N, NQ, W, BD, FULL
+                )
+            tl.debug_barrier()
+            for m in range(0, T - paired):
+                t = T - 1 - m
+                h = _unpark(park + (paired // SUB + t - paired) * (BD * NQ * W) + slot, NQ, BD * W)
+                grad, sum_A, sum_D, sum_bias = _steps_back(
+                    h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
+                    pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
+                    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
+                    D is not None, z is not None, SOFTPLUS, 1, N, NQ, W, BD, FULL,
+                )  # fmt: skip
+            for m in range(0, paired, SUB):
+                t = paired - SUB - m
+                h = _unpark(park + t // SUB * (BD * NQ * W) + slot, NQ, BD * W)
+                grad, sum_A, sum_D, sum_bias = _steps_back(
+                    h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
+                    pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
+                    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
+                    D is not None, z is not None, SOFTPLUS, SUB, N, NQ, W, BD, FULL,
+                )  # fmt: skip
         if ONE_PASS:
-            tl.store(d_init + seg * DM * N + dn, grad, mask=mdn)
+            put_tiles(d_init + seg * DM * N + dn, grad, md, w, True, N, NQ, W, BD, FULL)
+    put_tiles(dA + own * DM * N + dn, sum_A, md, w, True, N, NQ, W, BD, FULL)
+    if D is not None:
+        put(dD + own * DM + d, sum_D, md, FULL)
+    if bias is not None:
+        put(dbias + own * DM + d, sum_bias, md, FULL)
+    if AHEAD > 0 and works < 0:  # never: `seen` counts as used
+        tl.store(dA + tl.arange(0, UN * 4), seen)

@@ -21,11 +21,18 @@ def sigmoid(x):
 
 
 @triton.jit
-def softplus(x):
+def softplus_and_slope(x):
     """As torch's: the identity above 20. A series where log2(1 + e) would lose the digits of a small e."""
     e = tl.exp2(tl.minimum(x, 20.0) * LOG2E)
     series = e * (1.0 - e * (0.5 - e * (0.3333333333 - e * (0.25 - e * 0.2))))
-    return tl.where(x > 20.0, x, tl.where(e < 0.03125, series, tl.log2(1.0 + e) * LN2))
+    y = tl.where(x > 20.0, x, tl.where(e < 0.03125, series, tl.log2(1.0 + e) * LN2))
+    return y, tl.where(x > 20.0, 1.0, e / (1.0 + e))
+
+
+@triton.jit
+def softplus(x):
+    y, _ = softplus_and_slope(x)
+    return y
 
 
 @triton.jit
@@ -49,37 +56,103 @@ def put(p, x, mask, FULL: tl.constexpr):
 
 @triton.jit
 def place(blk, DG, NBG, N: tl.constexpr, BD: tl.constexpr, W: tl.constexpr):
-    """Block of channels -> group, channels, their mask, and offsets of the first tile in a (D, N) tensor."""
+    """Block of channels -> group, channels, their mask, states of a tile, and offsets of a channel's first state."""
     g = blk // NBG
     inner = (blk % NBG) * BD + tl.arange(0, BD)
     d = g * DG + inner
-    w = tl.arange(0, W)
-    return g, d, inner < DG, w, d[:, None] * N + w[None, :]
+    return g, d, inner < DG, tl.arange(0, W), d[:, None] * N
 
 
 @triton.jit
-def get_tiles(p, md, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr):
+def states_of(q, w, TURN: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr):
+    """The states in tile q, (BD, W). With TURN the channels are NQ parts, and part j begins with its j-th tile.
+
+    So arranged, adding up over the parts halves the tiles each time (`put_sum`).
+    """
+    part = tl.arange(0, BD) // (BD // NQ) if TURN else tl.arange(0, BD) * 0
+    return ((q + part) % NQ)[:, None] * W + w[None, :]
+
+
+@triton.jit
+def get_tiles(
+    p,
+    md,
+    w,
+    TURN: tl.constexpr,
+    N: tl.constexpr,
+    NQ: tl.constexpr,
+    W: tl.constexpr,
+    BD: tl.constexpr,
+    FULL: tl.constexpr,
+):
     """The tiles of a (D, N) tensor, zero outside."""
     out = ()
     for q in tl.static_range(NQ):
-        out = out + (get(p + q * W, md[:, None] & (q * W + w < N)[None, :], FULL and q * W + W <= N),)
+        n = states_of(q, w, TURN, NQ, W, BD)
+        out = out + (get(p + n, md[:, None] & (n < N), FULL and NQ * W == N),)
     return out
 
 
 @triton.jit
-def put_tiles(p, x, md, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, FULL: tl.constexpr):
+def put_tiles(
+    p,
+    x,
+    md,
+    w,
+    TURN: tl.constexpr,
+    N: tl.constexpr,
+    NQ: tl.constexpr,
+    W: tl.constexpr,
+    BD: tl.constexpr,
+    FULL: tl.constexpr,
+):
     for q in tl.static_range(NQ):
-        put(p + q * W, x[q], md[:, None] & (q * W + w < N)[None, :], FULL and q * W + W <= N)
+        n = states_of(q, w, TURN, NQ, W, BD)
+        put(p + n, x[q], md[:, None] & (n < N), FULL and NQ * W == N)
 
 
 @triton.jit
-def get_row(p, d, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr):
+def get_row(p, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr):
     """A row of B or C as tiles in which every channel has a copy: each thread reads what it needs, nothing moves."""
     out = ()
     for q in tl.static_range(NQ):
-        at = p + (d * 0)[:, None] + (q * W + w)[None, :]
-        out = out + (get(at, (d >= 0)[:, None] & (q * W + w < N)[None, :], q * W + W <= N),)
+        n = states_of(q, w, False, NQ, W, BD)
+        out = out + (get(p + n, n < N, NQ * W == N),)
     return out
+
+
+@triton.jit
+def get_turned(p, turn, NQ: tl.constexpr, W: tl.constexpr):
+    """The same in TURN from a row that is written twice in a row: tile after tile from `turn`, a channel's first."""
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (tl.load(p + turn + q * W),)
+    return out
+
+
+@triton.jit
+def _halved(x, d, w, HALF: tl.constexpr, PART: tl.constexpr, BD: tl.constexpr):
+    """Add up pairs of parts: each channel keeps HALF the tiles and gets the same states' from HALF parts before."""
+    other = ((d + BD - HALF * PART) % BD)[:, None] + (w * 0)[None, :]
+    out = ()
+    for q in tl.static_range(HALF):
+        out = out + (x[q] + tl.gather(x[q + HALF], other, 0),)
+    return out
+
+
+@triton.jit
+def put_sum(p, x, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr):
+    """Store the (N,) sum over the channels of tiles that lie in TURN."""
+    d = tl.arange(0, BD)
+    for level in tl.static_range(1, 7):
+        if NQ >> level > 0:
+            x = _halved(x, d, w, NQ >> level, BD // NQ, BD)
+    total = x[0]
+    for level in tl.static_range(1, 7):
+        if (BD // NQ) >> level > 0:
+            total += tl.gather(total, (d ^ (1 << (level - 1)))[:, None] + (w * 0)[None, :], 0)
+    n = states_of(0, w, True, NQ, W, BD)
+    tl.store(p + n, total, mask=(d % (BD // NQ) == 0)[:, None] & (n < N))
 
 
 @triton.jit

@@ -28,6 +28,8 @@ class Tuning(NamedTuple):
     carry_block: int = 128
     carry_unroll: int = 8
     backward_tile: int = 512
+    backward_unroll: int = 4
+    backward_ahead: int = 8
     backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
     backward_warps: int = 1
     programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
@@ -164,17 +166,6 @@ class _Launch:
             N=self.states, REVERSE=back, BE=block, UN=TUNING.carry_unroll, num_warps=1,
         )  # fmt: skip
 
-    def constants(self, softplus: bool) -> dict[str, Any]:
-        p = self.plan
-        return {
-            "SOFTPLUS": softplus,
-            "PACKED": self.packed,
-            "N": self.states,
-            "NP": p.NP,
-            "BD": p.BD,
-            "num_warps": p.warps,
-        }
-
 
 def _unit(x: Tensor | None) -> Tensor | None:
     """Any strides but a dense last dimension: slices of a projection's output are read in place."""
@@ -188,6 +179,13 @@ def _dense(x: Tensor | None) -> Tensor | None:
 def _wide(x: Tensor) -> Tensor:
     """B and C in fp32: they are small, and every block of channels reads them again."""
     return x.float() if x.dtype != torch.float32 else _unit(x)  # type: ignore[return-value]
+
+
+def _doubled(B: Tensor, C: Tensor, NP: int) -> Tensor:
+    """(B, L, G, 4 NP) fp32: B, B, C, C, with NP states each. See `get_turned`."""
+    if B.shape[-1] < NP:
+        B, C = (torch.nn.functional.pad(x, (0, NP - x.shape[-1])) for x in (B, C))
+    return torch.cat((B, B, C, C), -1).float()
 
 
 def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
@@ -268,45 +266,50 @@ def scan_backward(
 
     With `path` the gradient of u has the channels of every group, to be summed, and `grad_y` those of one.
     """
-    u, dt, z, B, C = _unit(u), _unit(dt), _unit(z), _unit(B), _unit(C)
+    u, dt, z = _unit(u), _unit(dt), _unit(z)
     A, D, dt_bias, grad_y, grad_final = (_dense(x) for x in (A, D, dt_bias, grad_y, grad_final))
     run = _Launch(dt, A, B, seq_idx, cu_seqlens, keep=True, backward=True)
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
-    constants = run.constants(softplus)
+    tiles = run.tiles(softplus)
     make = torch.zeros_like if run.packed else torch.empty_like
     ddt = make(dt, memory_format=torch.contiguous_format)
     du = make(dt, dtype=u.dtype, memory_format=torch.contiguous_format)
     dz = None if z is None else make(z, memory_format=torch.contiguous_format)
-    partial_shape = (plan.per_group, run.batch, run.length, run.groups, run.states)
-    dB, dC = ((torch.zeros if run.packed else torch.empty)(partial_shape, device=u.device) for _ in range(2))
-    dA = run.empty(run.work, run.channels, run.states)
-    dD = None if D is None else run.empty(run.work, run.channels)
-    dbias = None if dt_bias is None else run.empty(run.work, run.channels)
+    partial_shape = (plan.per_group, run.batch, run.length, run.groups, 2, run.states)
+    dBC = (torch.zeros if run.packed else torch.empty)(partial_shape, device=u.device)
+    BC = _doubled(B, C, plan.NP)
     d_init = run.empty(run.segments, run.channels, run.states)
     carry = None
     if not plan.one_pass:
         carry, sums, alive = run.chunk_buffers()
         launch(reverse_state_kernel, (plan.blocks, run.chunks),
-            dt, z, grad_y, A, C, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(dt, 2), *_strides(z, 2), *_strides(C, 3), UN=TUNING.unroll, **constants,
+            dt, z, grad_y, A, BC, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
+            run.groups, *_strides(dt, 2), *_strides(z, 2), UN=TUNING.state_unroll, **tiles,
         )  # fmt: skip
         run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
-    items = plan.blocks * run.work
-    programs = min(items, TUNING.programs_per_sm * _multiprocessors(u.device))
-    parked = plan.chunk // TUNING.backward_sub
-    launch(gradient_kernel, (programs,),
-        u, dt, z, grad_y, A, B, C, D, dt_bias, run.reset, path, kept, carry, grad_final,
-        run.empty(programs, parked, plan.BD, plan.NP), du, ddt, dz, dA, dB, dC, dD, dbias, d_init,
-        seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, items,
-        *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
-        ONE_PASS=plan.one_pass, SUB=TUNING.backward_sub, PARKED=parked, **constants,
+    # as many programs as run at once; each sums the gradients of the weights over what it does
+    at_once = TUNING.programs_per_sm * _multiprocessors(u.device)
+    share = max(1, min(run.work, at_once // plan.blocks))
+    dA = run.empty(share, run.channels, run.states)
+    dD = None if D is None else run.empty(share, run.channels)
+    dbias = None if dt_bias is None else run.empty(share, run.channels)
+    sub = min(TUNING.backward_sub, plan.chunk)
+    unroll = max(sub, min(TUNING.backward_unroll, plan.chunk))
+    parked = plan.chunk // sub + sub
+    launch(gradient_kernel, (plan.blocks * share,),
+        u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,
+        run.empty(plan.blocks * share, parked, plan.BD, plan.NP), du, ddt, dz, dA, dBC, dD, dbias, d_init,
+        seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, run.work, share,
+        *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
+        ONE_PASS=plan.one_pass, SUB=sub, PARKED=parked, UN=unroll, AHEAD=TUNING.backward_ahead, **tiles,
     )  # fmt: skip
+    dBC = dBC.sum(0)
     return (
         du,
         ddt,
         dA.sum(0).to(A.dtype),
-        dB.sum(0).to(B.dtype),
-        dC.sum(0).to(C.dtype),
+        dBC[..., 0, :].to(B.dtype, copy=True, memory_format=torch.contiguous_format),
+        dBC[..., 1, :].to(C.dtype, copy=True, memory_format=torch.contiguous_format),
         run.empty(0) if D is None else dD.sum(0).to(D.dtype),
         run.empty(0) if dz is None else dz,
         run.empty(0) if dt_bias is None else dbias.sum(0).to(dt_bias.dtype),

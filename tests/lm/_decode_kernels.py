@@ -1,11 +1,12 @@
-"""Run in Triton's interpreter: every kernel of a decoding step beside the torch function that it stands for."""
+"""Every kernel of `decode_kernels` beside the torch function it stands for: in Triton's interpreter, or on `cuda`."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "1" if sys.argv[1] == "cpu" else "0"
 
 import torch
 
@@ -112,6 +113,8 @@ def cases(dtype: torch.dtype) -> None:
     compare(f"unit with gradients {label}", *both)
 
 
+torch.set_default_device(sys.argv[1])
+fused.ENABLED = False  # what is compared with must not be the kernels themselves
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     cases(dtype)
 print(json.dumps(errors))

@@ -52,7 +52,9 @@ class DeformableAttention(nn.Module):
         q = query + query_pos
         value = self.value_proj(memory)
         if padding is not None:
-            value = value.masked_fill_(padding[..., None], 0.0)
+            # in place only without gradients: autograd would copy the gradient of what is a view
+            fill = value.masked_fill if torch.is_grad_enabled() else value.masked_fill_
+            value = fill(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
         grid = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         # Locations stay in fp32 under autocast: 16 bits cannot tell the pixels of a large map apart.
@@ -119,5 +121,5 @@ class FeedForward(nn.Module):
             or type(fc) is not nn.Linear
             or x.dtype != fc.weight.dtype
         ):
-            return F.relu(fc(x), inplace=True)
+            return F.relu(fc(x), inplace=not torch.is_grad_enabled())
         return torch.ops.aten._addmm_activation(fc.bias, x.flatten(0, -2), fc.weight.t()).view(*x.shape[:-1], -1)

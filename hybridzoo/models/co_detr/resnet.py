@@ -42,6 +42,17 @@ class _FrozenNorm(torch.autograd.Function):
         return by_input, grad if ctx.needs_input_grad[1] else None, None, None
 
 
+def _scale(norm: nn.BatchNorm2d) -> Tensor:
+    """Factors (C, 1, 1) of a frozen norm, kept until its tensors change."""
+    assert norm.running_var is not None
+    key = tuple((x.data_ptr(), x._version, x.dtype, x.device) for x in (norm.weight, norm.running_var))
+    kept = norm.__dict__.get("_kept_scale")
+    if kept is None or kept[0] != key:
+        kept = key, (norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()).view(-1, 1, 1)
+        norm.__dict__["_kept_scale"] = kept
+    return kept[1]
+
+
 def can_run_frozen(net: Any) -> bool:
     """Whether the norms are as `frozen_maps` needs them, and no graph is being recorded (which fuses them itself)."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[reportPrivateImportUsage]

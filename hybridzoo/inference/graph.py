@@ -87,7 +87,8 @@ class GraphedCalls:
         return made
 
     def _capture(self, inputs: Mapping[str, Tensor]) -> Any:
-        given = {name: x.clone() for name, x in inputs.items()}  # clone keeps a dense layout
+        with torch.inference_mode(False), torch.no_grad():  # written to in either mode later; clone keeps the layout
+            given = {name: x.clone() for name, x in inputs.items()}
         constants, graph = _HostConstants(), torch.cuda.CUDAGraph()
         # Autocast's copies of weights live as long as its context, a graph longer: it makes its own.
         cached = torch.is_autocast_cache_enabled()

@@ -12,6 +12,7 @@ from hybridzoo.ops.selective_scan._tiles import (
     get,
     get_row,
     get_tiles,
+    moved,
     origin_of,
     place,
     put,
@@ -29,14 +30,14 @@ from hybridzoo.ops.selective_scan._tiles import (
 
 @triton.jit
 def _step(
-    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, sbl, scl, DM, md, w,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
+    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, DM, md, w,
+    SBL: tl.constexpr, SCL: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * sbl, w, N, NQ, W, BD)
-    C = get_row(pc + row * scl, w, N, NQ, W, BD)
+    B = get_row(pb + row * SBL, w, N, NQ, W, BD)
+    C = get_row(pc + row * SCL, w, N, NQ, W, BD)
     if SOFTPLUS:
         delta = softplus(delta)
     if reset is not None:
@@ -56,7 +57,8 @@ def _step(
 def output_kernel(
     u, dt, z, A, Bm, Cm, D, bias, reset, path, init, y, kept, final,
     chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L,
-    sub, sul, sdb, sdl, szb, szl, sbb, sbl, sbg, scb, scl, scg,
+    sub, sul, sdb, sdl, szb, szl, sbb, sbg, scb, scg,
+    SBL: tl.constexpr, SCL: tl.constexpr,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     ONE_PASS: tl.constexpr, KEEP: tl.constexpr, CHUNK: tl.constexpr,
     NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, AHEAD: tl.constexpr,
@@ -92,8 +94,8 @@ def output_kernel(
     origin, shared = origin_of(path, start, d, g, DG)
     pu = u + b * sub + origin * sul + shared
     pd = dt + b * sdb + origin * sdl + d
-    pb = Bm + b * sbb + origin * sbl + g * sbg
-    pc = Cm + b * scb + origin * scl + g * scg
+    pb = Bm + b * sbb + origin * SBL + g * sbg
+    pc = Cm + b * scb + origin * SCL + g * scg
     py = y + (b * L + origin) * DM + d
     pz = py
     if z is not None:
@@ -105,6 +107,8 @@ def output_kernel(
     fd = dt + b * sdb + origin * sdl + g * DG + block
     if z is not None:
         fz = z + b * szb + origin * szl + g * DG + block
+    ob = pb
+    oc = pc
     seen = tl.zeros([UN * 4], tl.float32)
     rows = rows_ahead(path, g, L, start, AHEAD, T, UN)
     at = b * L + start
@@ -118,24 +122,36 @@ def output_kernel(
             seen = touch(seen, fu, rows, sul, width, BD, UN)
             if z is not None:
                 seen = touch(seen, fz, rows, szl, width, BD, UN)
-            seen = touch(seen, pb, rows, sbl, N, NQ * W, UN)
-            seen = touch(seen, pc, rows, scl, N, NQ * W, UN)
+            seen = touch(seen, pb, rows, SBL, N, NQ * W, UN)
+            seen = touch(seen, pc, rows, SCL, N, NQ * W, UN)
             rows = rows_ahead(path, g, L, start, t + UN + AHEAD, T, UN)
         for i in tl.static_range(UN):
-            row = row_of(path, g, L, start, t + i)
+            row = row_of(path, g, L, start, t, i)
             h = _step(
-                h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, sbl, scl, DM, md, w,
+                h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, DM, md, w, SBL, SCL,
                 D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
             )  # fmt: skip
+        pu = moved(path, pu, UN * sul)
+        pd = moved(path, pd, UN * sdl)
+        pz = moved(path, pz, UN * szl)
+        ob = moved(path, ob, UN * SBL)
+        oc = moved(path, oc, UN * SCL)
+        py = moved(path, py, UN * DM)
     for t in range(full, T):
         if ONE_PASS and KEEP:
             if t % CHUNK == 0:
                 put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
-        row = row_of(path, g, L, start, t)
+        row = row_of(path, g, L, start, t, 0)
         h = _step(
-            h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, sbl, scl, DM, md, w,
+            h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, DM, md, w, SBL, SCL,
             D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
         )  # fmt: skip
+        pu = moved(path, pu, sul)
+        pd = moved(path, pd, sdl)
+        pz = moved(path, pz, szl)
+        ob = moved(path, ob, SBL)
+        oc = moved(path, oc, SCL)
+        py = moved(path, py, DM)
     if ONE_PASS:
         put_tiles(final + seg * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
     if AHEAD > 0 and T < 0:  # never: `seen` counts as used

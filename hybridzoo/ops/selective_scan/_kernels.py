@@ -25,6 +25,7 @@ from hybridzoo.ops.selective_scan._tiles import (
     get,
     get_row,
     get_tiles,
+    moved,
     origin_of,
     place,
     put,
@@ -38,12 +39,13 @@ from hybridzoo.ops.selective_scan._tiles import (
 
 @triton.jit
 def _absorb(
-    h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w,
-    SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w,
+    SBL: tl.constexpr, SOFTPLUS: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * sbl, w, N, NQ, W, BD)
+    B = get_row(pb + row * SBL, w, N, NQ, W, BD)
     if SOFTPLUS:
         delta = softplus(delta)
     return advance(h, a, delta, delta * uv, B, NQ), total + delta
@@ -53,8 +55,8 @@ def _absorb(
 def chunk_state_kernel(
     u, dt, A, Bm, bias, reset, path, ends, sums, alive,
     chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
-    sub, sul, sdb, sdl, sbb, sbl, sbg,
-    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    sub, sul, sdb, sdl, sbb, sbg,
+    SBL: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """State at the end of every chunk from zero, the chunk's sum of delta, and 0 in `alive` if a reset lies in it."""
@@ -70,7 +72,7 @@ def chunk_state_kernel(
     origin, shared = origin_of(path, start, d, g, DG)
     pu = u + b * sub + origin * sul + shared
     pd = dt + b * sdb + origin * sdl + d
-    pb = Bm + b * sbb + origin * sbl + g * sbg
+    pb = Bm + b * sbb + origin * SBL + g * sbg
     h = zero_tiles(BD, NQ, W)
     total = tl.zeros([BD], tl.float32)
     live = 1.0
@@ -81,15 +83,21 @@ def chunk_state_kernel(
                 keep = 1.0 - tl.load(reset + b * L + start + t + i).to(tl.float32)
                 h = scaled(h, keep, NQ)
                 live = live * keep
-            row = row_of(path, g, L, start, t + i)
-            h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w, SOFTPLUS, N, NQ, W, BD, FULL)
+            row = row_of(path, g, L, start, t, i)
+            h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w, SBL, SOFTPLUS, N, NQ, W, BD, FULL)
+        pu = moved(path, pu, UN * sul)
+        pd = moved(path, pd, UN * sdl)
+        pb = moved(path, pb, UN * SBL)
     for t in range(full, T):
         if reset is not None:
             keep = 1.0 - tl.load(reset + b * L + start + t).to(tl.float32)
             h = scaled(h, keep, NQ)
             live = live * keep
-        row = row_of(path, g, L, start, t)
-        h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, sbl, md, w, SOFTPLUS, N, NQ, W, BD, FULL)
+        row = row_of(path, g, L, start, t, 0)
+        h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w, SBL, SOFTPLUS, N, NQ, W, BD, FULL)
+        pu = moved(path, pu, sul)
+        pd = moved(path, pd, sdl)
+        pb = moved(path, pb, SBL)
     put_tiles(ends + c * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
     put(sums + c * DM + d, total, md, FULL)
     if reset is not None:

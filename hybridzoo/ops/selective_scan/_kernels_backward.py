@@ -18,6 +18,7 @@ from hybridzoo.ops.selective_scan._tiles import (
     get,
     get_tiles,
     get_turned,
+    moved,
     origin_of,
     place,
     put,
@@ -45,13 +46,13 @@ def _through_gate(gy, z):
 
 @triton.jit
 def _take_back(
-    r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
-    HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
+    r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, md,
+    SBC: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     gy = get(pg + row * sgl, md, FULL)
-    C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
+    C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
     if SOFTPLUS:
         delta = softplus(delta)
     if HAS_Z:
@@ -66,9 +67,9 @@ def _take_back(
 @triton.jit
 def reverse_state_kernel(
     dt, z, gy, A, BC, bias, reset, path, states, sums, alive,
-    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L, G,
+    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sdb, sdl, szb, szl,
-    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
 ):  # fmt: skip
     """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
@@ -81,8 +82,8 @@ def reverse_state_kernel(
     origin, shared = origin_of(path, start, d, g, DG)
     sgl = DM if path is None else DG
     pd = dt + b * sdb + origin * sdl + d
-    sbc = G * 4 * NQ * W
-    pbc = BC + (b * L + origin) * sbc + g * (4 * NQ * W)
+    SBC: tl.constexpr = G * 4 * NQ * W
+    pbc = BC + (b * L + origin) * SBC + g * (4 * NQ * W)
     turn = (d * 0)[:, None] + w[None, :]
     pg = gy + (b * L + origin) * sgl + shared
     pz = pd
@@ -98,9 +99,10 @@ def reverse_state_kernel(
     full = T // UN * UN
     for k in range(0, T - full):
         t = T - 1 - k
-        row = row_of(path, g, L, start, t)
+        row = row_of(path, g, L, start, t, 0)
         r, total = _take_back(
-            r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
+            r, total, a, moved(path, pd, t * sdl), moved(path, pz, t * szl), moved(path, pg, t * sgl),
+            moved(path, pbc, t * SBC), turn, bi, row, sdl, szl, sgl, md, SBC,
             z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
         )  # fmt: skip
         if reset is not None:
@@ -108,15 +110,19 @@ def reverse_state_kernel(
             r = scaled(r, keep, NQ)
             live = live * keep
     for k in range(0, full, UN):
-        for i in tl.static_range(UN):
-            t = full - 1 - k - i
-            row = row_of(path, g, L, start, t)
+        t = full - UN - k
+        od = moved(path, pd, t * sdl)
+        oz = moved(path, pz, t * szl)
+        og = moved(path, pg, t * sgl)
+        obc = moved(path, pbc, t * SBC)
+        for i in tl.static_range(UN - 1, -1, -1):
+            row = row_of(path, g, L, start, t, i)
             r, total = _take_back(
-                r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, sbc, md,
+                r, total, a, od, oz, og, obc, turn, bi, row, sdl, szl, sgl, md, SBC,
                 z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
             )  # fmt: skip
             if reset is not None:
-                keep = 1.0 - tl.load(reset + at + t).to(tl.float32)
+                keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
                 r = scaled(r, keep, NQ)
                 live = live * keep
     put_tiles(states + c * DM * N + dn, r, md, w, False, N, NQ, W, BD, FULL)
@@ -141,12 +147,13 @@ def _unpark(p, NQ: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def _recompute(
-    h, a, pu, pd, pbc, turn, bi, reset, at, row, sul, sdl, sbc, md,
-    SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    h, a, pu, pd, pbc, turn, bi, reset, at, row, sul, sdl, md,
+    SBC: tl.constexpr, SOFTPLUS: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     delta = get(pd + row * sdl, md, FULL) + bi
     uv = get(pu + row * sul, md, FULL)
-    B = get_turned(pbc + row * sbc, turn, NQ, W)
+    B = get_turned(pbc + row * SBC, turn, NQ, W)
     if SOFTPLUS:
         delta = softplus(delta)
     if reset is not None:
@@ -158,11 +165,21 @@ def _recompute(
 def _steps_back(
     hs, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
     pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset,
-    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
+    sul, sdl, szl, sgl, DM, md, w,
+    SBC: tl.constexpr, SN: tl.constexpr, SPLITS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """SUB steps from t, forwards from the state before them, and back."""
+    pu = moved(path, pu, t * sul)
+    pd = moved(path, pd, t * sdl)
+    pz = moved(path, pz, t * szl)
+    pg = moved(path, pg, t * sgl)
+    pbc = moved(path, pbc, t * SBC)
+    pdu = moved(path, pdu, t * DM)
+    pdd = moved(path, pdd, t * DM)
+    pdz = moved(path, pdz, t * DM)
+    pdbc = moved(path, pdbc, t * SN)
     h = hs
     deltas = ()
     slopes = ()
@@ -171,14 +188,14 @@ def _steps_back(
     carried = ()
     decays = ()
     for i in tl.static_range(SUB):
-        row = row_of(path, g, L, start, t + i)
+        row = row_of(path, g, L, start, t, i)
         delta = get(pd + row * sdl, md, FULL) + bi
         uv = get(pu + row * sul, md, FULL)
         gy = get(pg + row * sgl, md, FULL)
         slope = delta * 0.0 + 1.0
         if SOFTPLUS:
             delta, slope = softplus_and_slope(delta)
-        B = get_turned(pbc + row * sbc, turn, NQ, W)
+        B = get_turned(pbc + row * SBC, turn, NQ, W)
         drive = delta * uv
         keep = 1.0
         if reset is not None:
@@ -197,13 +214,13 @@ def _steps_back(
         h = new
         if HAS_Z:
             zv = get(pz + row * szl, md, FULL)
-            C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
+            C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
             out = sum_states(h, C, NQ)
             if HAS_D:
                 out += Dv * uv
             gy, through = _through_gate(gy, zv)
             put(pdz + row * DM, out * through, md, FULL)
-        put_sum(pdbc + row * sn + N, scaled(h, gy[:, None], NQ), w, N, NQ, W, BD)
+        put_sum(pdbc + row * SN + N, scaled(h, gy[:, None], NQ), w, N, NQ, W, BD, SPLITS)
         deltas = deltas + (delta,)
         slopes = slopes + (slope,)
         us = us + (uv,)
@@ -211,14 +228,14 @@ def _steps_back(
         carried = carried + (passed,)
         decays = decays + (xs,)
     for i in tl.static_range(SUB - 1, -1, -1):
-        row = row_of(path, g, L, start, t + i)
+        row = row_of(path, g, L, start, t, i)
         delta = deltas[i]
-        B = get_turned(pbc + row * sbc, turn, NQ, W)
-        C = get_turned(pbc + row * sbc + 2 * NQ * W, turn, NQ, W)
+        B = get_turned(pbc + row * SBC, turn, NQ, W)
+        C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
         gained = ()
         for q in tl.static_range(NQ):
             gained = gained + (grad[q] + gs[i][:, None] * C[q],)
-        put_sum(pdbc + row * sn, scaled(gained, (delta * us[i])[:, None], NQ), w, N, NQ, W, BD)
+        put_sum(pdbc + row * SN, scaled(gained, (delta * us[i])[:, None], NQ), w, N, NQ, W, BD, SPLITS)
         through_B = sum_states(gained, B, NQ)
         back = ()
         sums = ()
@@ -248,11 +265,11 @@ def _steps_back(
 def gradient_kernel(
     u, dt, z, gy, A, BC, D, bias, reset, path, kept, carry, d_final, park,
     du, ddt, dz, dA, dBC, dD, dbias, d_init,
-    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, G, batch, blocks, works, share,
+    chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L, batch, blocks, works, share,
     sub, sul, sdb, sdl, szb, szl,
-    N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr, ONE_PASS: tl.constexpr,
-    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr, PARKED: tl.constexpr,
-    UN: tl.constexpr, AHEAD: tl.constexpr,
+    G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    ONE_PASS: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr,
+    SPLITS: tl.constexpr, PARKED: tl.constexpr, UN: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """A program takes every share-th chunk (in ONE_PASS segment) of its block of channels."""
     blk = tl.program_id(0) % blocks
@@ -271,8 +288,8 @@ def gradient_kernel(
     sum_D = tl.zeros([BD], tl.float32)
     sum_bias = tl.zeros([BD], tl.float32)
     sgl = DM if path is None else DG
-    sn = G * 2 * N
-    sbc = G * 4 * NQ * W
+    SN: tl.constexpr = G * 2 * N
+    SBC: tl.constexpr = G * 4 * NQ * W
     turn = states_of(0, w, True, NQ, W, BD)
     block = (blk % NBG) * BD
     width = DG - block
@@ -300,7 +317,7 @@ def gradient_kernel(
             origin, shared = origin_of(path, start, d, g, DG)
             pu = u + b * sub + origin * sul + shared
             pd = dt + b * sdb + origin * sdl + d
-            pbc = BC + (b * L + origin) * sbc + g * (4 * NQ * W)
+            pbc = BC + (b * L + origin) * SBC + g * (4 * NQ * W)
             pg = gy + (b * L + origin) * sgl + shared
             po = (b * L + origin) * DM + d
             pn = (((blk % NBG) * batch * L + b * L + origin) * G + g) * (2 * N)
@@ -322,14 +339,17 @@ def gradient_kernel(
                     seen = touch(seen, gy + (b * L + origin) * sgl + first_shared, rows, sgl, width, BD, UN)
                     if z is not None:
                         seen = touch(seen, z + b * szb + origin * szl + g * DG + block, rows, szl, width, BD, UN)
-                    seen = touch(seen, pbc, rows, sbc, 2 * NQ * W, 2 * NQ * W, UN)
-                    seen = touch(seen, pbc + 2 * NQ * W, rows, sbc, 2 * NQ * W, 2 * NQ * W, UN)
+                    seen = touch(seen, pbc, rows, SBC, 2 * NQ * W, 2 * NQ * W, UN)
+                    seen = touch(seen, pbc + 2 * NQ * W, rows, SBC, 2 * NQ * W, 2 * NQ * W, UN)
+                ou = moved(path, pu, t * sul)
+                od = moved(path, pd, t * sdl)
+                obc = moved(path, pbc, t * SBC)
                 for i in tl.static_range(UN):
                     if i % SUB == 0:
                         _park(park + (t + i) // SUB * (BD * NQ * W) + slot, h, NQ, BD * W)
-                    row = row_of(path, g, L, start, t + i)
+                    row = row_of(path, g, L, start, t, i)
                     h = _recompute(
-                        h, a, pu, pd, pbc, turn, bi, reset, at + t + i, row, sul, sdl, sbc, md,
+                        h, a, ou, od, obc, turn, bi, reset, at + t + i, row, sul, sdl, md, SBC,
                         SOFTPLUS, N, NQ, W, BD, FULL,
                     )  # fmt: skip
             # steps that do not fill a SUB are parked and walked back one by one
@@ -338,10 +358,11 @@ def gradient_kernel(
                 if t % SUB == 0 or t >= paired:
                     where = t // SUB + tl.maximum(t - paired, 0)
                     _park(park + where * (BD * NQ * W) + slot, h, NQ, BD * W)
-                row = row_of(path, g, L, start, t)
+                row = row_of(path, g, L, start, t, 0)
                 h = _recompute(
-                    h, a, pu, pd, pbc, turn, bi, reset, at + t, row, sul, sdl, sbc, md, SOFTPLUS, N, NQ, W, BD, FULL
-                )
+                    h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn, bi,
+                    reset, at + t, row, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL,
+                )  # fmt: skip
             tl.debug_barrier()
             for m in range(0, T - paired):
                 t = T - 1 - m
@@ -349,7 +370,7 @@ def gradient_kernel(
                 grad, sum_A, sum_D, sum_bias = _steps_back(
                     h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
                     pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
-                    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
+                    sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS,
                     D is not None, z is not None, SOFTPLUS, 1, N, NQ, W, BD, FULL,
                 )  # fmt: skip
             for m in range(0, paired, SUB):
@@ -358,7 +379,7 @@ def gradient_kernel(
                 grad, sum_A, sum_D, sum_bias = _steps_back(
                     h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
                     pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
-                    sul, sdl, szl, sgl, sbc, DM, sn, md, w,
+                    sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS,
                     D is not None, z is not None, SOFTPLUS, SUB, N, NQ, W, BD, FULL,
                 )  # fmt: skip
         if ONE_PASS:

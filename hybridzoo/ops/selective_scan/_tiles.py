@@ -141,18 +141,31 @@ def _halved(x, d, w, HALF: tl.constexpr, PART: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def put_sum(p, x, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr):
-    """Store the (N,) sum over the channels of tiles that lie in TURN."""
+def _split_between(x, d, LEVEL: tl.constexpr, BD: tl.constexpr, WIDTH: tl.constexpr):
+    """The same inside a tile: channels with bit LEVEL of their number keep its odd columns, the others the even."""
+    even, odd = tl.split(tl.reshape(x, [BD, WIDTH // 2, 2]))
+    upper = ((d >> LEVEL) & 1 == 1)[:, None]
+    other = (d ^ (1 << LEVEL))[:, None] + tl.arange(0, WIDTH // 2)[None, :] * 0
+    return tl.where(upper, odd, even) + tl.gather(tl.where(upper, even, odd), other, 0)
+
+
+@triton.jit
+def put_sum(p, x, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr):
+    """Store the (N,) sum over the channels of tiles that lie in TURN. SPLITS: log2 of the lesser of BD / NQ and W."""
     d = tl.arange(0, BD)
     for level in tl.static_range(1, 7):
         if NQ >> level > 0:
             x = _halved(x, d, w, NQ >> level, BD // NQ, BD)
     total = x[0]
-    for level in tl.static_range(1, 7):
-        if (BD // NQ) >> level > 0:
-            total += tl.gather(total, (d ^ (1 << (level - 1)))[:, None] + (w * 0)[None, :], 0)
-    n = states_of(0, w, True, NQ, W, BD)
-    tl.store(p + n, total, mask=(d % (BD // NQ) == 0)[:, None] & (n < N))
+    for level in tl.static_range(SPLITS):
+        total = _split_between(total, d, level, BD, W >> level)
+    for level in tl.static_range(SPLITS, 7):
+        if (BD // NQ) >> level > 1:
+            other = (d ^ (1 << level))[:, None] + tl.arange(0, W >> SPLITS)[None, :] * 0
+            total += tl.gather(total, other, 0)
+    column = (d & ((1 << SPLITS) - 1))[:, None] + (tl.arange(0, W >> SPLITS) << SPLITS)[None, :]
+    n = (d // (BD // NQ) % NQ * W)[:, None] + column
+    tl.store(p + n, total, mask=(d % (BD // NQ) < (1 << SPLITS))[:, None] & (n < N))
 
 
 @triton.jit
@@ -190,13 +203,21 @@ def sum_states(x, y, NQ: tl.constexpr):
 
 
 @triton.jit
-def row_of(path, g, L, start, t):
-    """Row of a step relative to where pointers were put: the chunk's start, or with a path the batch entry's."""
+def row_of(path, g, L, start, t, i: tl.constexpr):
+    """Row of step t + i relative to where pointers were put: step t's (see `moved`), or with a path the first one."""
     if path is None:
-        row = t
+        row = i
     else:
-        row = tl.load(path + g * L + start + t)
-    return row.to(tl.int64)
+        row = tl.load(path + g * L + start + t + i).to(tl.int64)
+    return row
+
+
+@triton.jit
+def moved(path, p, offset):
+    """Without a path pointers walk along with the steps, so that offsets are small."""
+    if path is None:
+        p += offset
+    return p
 
 
 @triton.jit

@@ -231,14 +231,16 @@ def scan_forward(
         kept, sums, alive = run.chunk_buffers()
         launch(chunk_state_kernel, (plan.blocks, run.chunks),
             u, dt, A, B, dt_bias, run.reset, path, kept, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(u, 2), *_strides(dt, 2), *_strides(B, 3), UN=TUNING.state_unroll, **tiles,
+            *_strides(u, 2), *_strides(dt, 2), B.stride(0), B.stride(2),
+            SBL=B.stride(1), UN=TUNING.state_unroll, **tiles,
         )  # fmt: skip
         run.carry(A, initial_state, kept, sums, alive, final, back=False)
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
     launch(output_kernel, (plan.blocks, run.work),
         u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
-        *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2), *_strides(B, 3), *_strides(C, 3),
+        *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
+        B.stride(0), B.stride(2), C.stride(0), C.stride(2), SBL=B.stride(1), SCL=C.stride(1),
         ONE_PASS=plan.one_pass, KEEP=keep, CHUNK=plan.chunk, UN=min(TUNING.unroll, plan.chunk), AHEAD=TUNING.ahead,
         **tiles,
     )  # fmt: skip
@@ -284,7 +286,7 @@ def scan_backward(
         carry, sums, alive = run.chunk_buffers()
         launch(reverse_state_kernel, (plan.blocks, run.chunks),
             dt, z, grad_y, A, BC, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
-            run.groups, *_strides(dt, 2), *_strides(z, 2), UN=TUNING.state_unroll, **tiles,
+            *_strides(dt, 2), *_strides(z, 2), G=run.groups, UN=TUNING.state_unroll, **tiles,
         )  # fmt: skip
         run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
     # as many programs as run at once; each sums the gradients of the weights over what it does
@@ -296,12 +298,14 @@ def scan_backward(
     sub = min(TUNING.backward_sub, plan.chunk)
     unroll = max(sub, min(TUNING.backward_unroll, plan.chunk))
     parked = plan.chunk // sub + sub
+    splits = min(plan.BD * plan.W // plan.NP, plan.W).bit_length() - 1
     launch(gradient_kernel, (plan.blocks * share,),
         u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,
         run.empty(plan.blocks * share, parked, plan.BD, plan.NP), du, ddt, dz, dA, dBC, dD, dbias, d_init,
-        seg, start, size, seg_chunk, *run.dims, run.length, run.groups, run.batch, plan.blocks, run.work, share,
+        seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
-        ONE_PASS=plan.one_pass, SUB=sub, PARKED=parked, UN=unroll, AHEAD=TUNING.backward_ahead, **tiles,
+        G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, UN=unroll,
+        AHEAD=TUNING.backward_ahead, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

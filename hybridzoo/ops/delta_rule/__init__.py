@@ -187,7 +187,6 @@ OP = register_op(
                 devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                auto_veto="not yet checked on a GPU",
             ),
             Backend(
                 name="fla",

@@ -140,7 +140,7 @@ OP = register_op(
                 devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                auto_veto="not yet checked on a GPU",
+                traceable=False,
             ),
             Backend(
                 name="flex",
@@ -150,7 +150,7 @@ OP = register_op(
                 devices=("cuda",),
                 symbol=flex.SYMBOL,
                 fix="torch >= 2.11 has it",
-                auto_veto="not yet checked on a GPU",
+                auto_veto="its first call compiles for half a minute",
             ),
             Backend(name="torch", priority=0, run=attention_torch, exportable=True),
         ),

@@ -59,7 +59,7 @@ LANGUAGE_TASKS: tuple[dict[str, Any], ...] = (
     },
     {
         "name": "mqar_graded",
-        "title": "Multi-query associative recall, 32 pairs in 128 tokens, learned from sequences of 1 to 32",
+        "title": "Multi-query associative recall, 16 pairs in 64 tokens, learned from sequences of 1 to 16",
         "data": "mqar",
         "protocol": "graded",
         "metrics": ("accuracy",),

@@ -27,7 +27,7 @@ from hybridzoo.errors import ConfigError
 HELD_OUT = 1000
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "generated": {},  # the defaults of MqarOptions
-    "graded": {"vocab_size": 256, "sequence_length": 128, "pairs": 32, "min_pairs": 1},  # learned in few steps
+    "graded": {"vocab_size": 128, "sequence_length": 64, "pairs": 16, "min_pairs": 1},  # learned in few steps
 }
 
 

@@ -56,7 +56,7 @@ def store_tile(x, tile, rows, heads, head, valid, d, WIDTH):
 
 
 @triton.jit
-def inverse_of_unit_lower(A):
+def inverse_of_unit_lower(A, PRECISION: tl.constexpr):
     """(I + A)^-1 of a strictly lower 64x64 matrix.
 
     The four diagonal blocks of 16 by forward substitution, all at once; then, with D their inverses and N = D * (A
@@ -75,15 +75,15 @@ def inverse_of_unit_lower(A):
     X += (inner[:, None] == inner[None, :]).to(tl.float32)[None, :, :]
     D = tl.reshape(tl.where(diagonal, X[:, :, None, :], 0.0), (64, 64))
     below = tl.reshape(tl.where(diagonal, 0.0, folded), (64, 64))
-    N = dot(D, below)
-    R = D + dot(N, dot(N, D))
-    return R - dot(N, R)
+    N = tl.dot(D, below, input_precision=PRECISION)
+    R = tl.dot(N, tl.dot(N, D, input_precision=PRECISION), D, input_precision=PRECISION)
+    return R - tl.dot(N, R, input_precision=PRECISION)
 
 
 @triton.jit
 def transform_kernel(
     k, v, beta, inverse, w, u, bounds, firsts, S, T, PER_ROW, heads, K, V,
-    INVERT: tl.constexpr, KEEP: tl.constexpr,
+    INVERT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """W = X diag(beta) K and U = X diag(beta) V with X = (I + tril(diag(beta) K K^T, -1))^-1.
@@ -106,7 +106,7 @@ def transform_kernel(
             key = load_tile(k, rows, heads, head, valid, i * BK + tl.arange(0, BK), K)
             A += dot(key, tl.trans(key))
         A = tl.where(c[:, None] > c[None, :], A * rate[:, None], 0.0)
-        X = inverse_of_unit_lower(A).to(k.dtype.element_ty)
+        X = inverse_of_unit_lower(A, PRECISION).to(k.dtype.element_ty)
         if KEEP:
             tl.store(square, X)
     else:

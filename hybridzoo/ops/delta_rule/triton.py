@@ -80,10 +80,11 @@ def _walk(k: Tensor, shape: Shape) -> tuple[tuple[int, int], dict[str, Any]]:
 
 def _transform(k: Tensor, v: Tensor, beta: Tensor, inverse: Tensor, shape: Shape, *, invert: bool, keep: bool):
     constants = _constants(shape)
+    precision = "tf32x3" if k.dtype == torch.float32 else "tf32"  # the inverse is rounded to 16 bits then
     w, u = torch.empty_like(k), torch.empty_like(v)
     launch(forward_kernels.transform_kernel, (shape.chunks, shape.heads),
         k, v, beta, inverse, w, u, shape.bounds, shape.firsts, *shape.numbers,
-        **_pick(constants, INVERT=invert, KEEP=keep), **_blocks(constants),
+        **_pick(constants, INVERT=invert, KEEP=keep, PRECISION=precision), **_blocks(constants),
     )  # fmt: skip
     return w, u
 

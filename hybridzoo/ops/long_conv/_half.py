@@ -42,11 +42,15 @@ def _constants(plan: Plan) -> dict[str, Any]:
     return {"N1": plan.N1, "N2": plan.N2, "num_warps": plan.warps}
 
 
-def _packed(taps: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """(D, M, 2, N) fp32 spectra of taps -> (D, M, N) packed, and sizes (D, M)."""
-    spectra = torch.empty(plan.channels, plan.count, plan.N1 * plan.N2, dtype=torch.int32, device=taps.device)
-    sizes = torch.empty(plan.channels, plan.count, dtype=torch.float32, device=taps.device)
-    launch(kernels.pack_kernel, (plan.channels * plan.count,), taps, spectra, sizes, N=plan.N1 * plan.N2)
+def taps_spectra(
+    kernel: Tensor, ahead: Tensor | None, skip: Tensor | None, table: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """(D, M, N) packed, and sizes (D, M); `table` is the one in fp32."""
+    spectra = torch.empty(plan.channels, plan.count, plan.N1 * plan.N2, dtype=torch.int32, device=table.device)
+    sizes = torch.empty(plan.channels, plan.count, dtype=torch.float32, device=table.device)
+    launch(kernels.taps_kernel, (plan.count, plan.channels),
+        kernel, ahead, skip, table, spectra, sizes, plan.taps, plan.ahead, plan.lowest, **_constants(plan),
+    )  # fmt: skip
     return spectra, sizes
 
 
@@ -92,32 +96,31 @@ def _conv(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan, flip: bool) -> 
     return y
 
 
-def forward(rows: Tensor, taps: Tensor, plan: Plan) -> Tensor:
-    """(B, D, L), (D, M, 2, N) fp32 -> (B, D, L)"""
-    packed = _packed(taps, plan)
+def forward(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan) -> Tensor:
+    """(B, D, L) and what `taps_spectra` gives -> (B, D, L)"""
     if plan.segments > 1:
-        return _combine(_spectra(rows, plan), packed, rows, plan, flip=False)
-    return _conv(rows, packed, plan, flip=False)
+        return _combine(_spectra(rows, plan), taps, rows, plan, flip=False)
+    return _conv(rows, taps, plan, flip=False)
 
 
-def backward(rows: Tensor, grads: Tensor, taps: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def backward(rows: Tensor, grads: Tensor, taps: tuple[Tensor, Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
     """Gradients of x (B, D, L) and, in parts, of the taps' spectra (parts, D, M, 2, N) fp32."""
-    packed = _packed(taps, plan)
     table, turns, unit = tables(plan.N1, plan.N2, rows.device)
     scale = 1.0 / (unit * unit)
+    N = plan.N1 * plan.N2
+    totals_shape = (plan.channels, plan.count, 2, N)
     if plan.segments > 1:
         spectra = _spectra(grads, plan)
-        grad_x = _combine(spectra, packed, rows, plan, flip=True)
-        totals = torch.empty(1, *taps.shape, dtype=torch.float32, device=rows.device)
-        N = plan.N1 * plan.N2
+        grad_x = _combine(spectra, taps, rows, plan, flip=True)
+        totals = torch.empty(1, *totals_shape, dtype=torch.float32, device=rows.device)
         launch(kernels.product_kernel, (N // BLOCK, plan.count, plan.channels),
             *_spectra(rows, plan), *spectra, totals, plan.batch, plan.channels, plan.segments, plan.count, plan.lowest,
             scale, N=N, BLOCK=BLOCK,
         )  # fmt: skip
         return grad_x, totals
     per, parts = _share(plan.batch, plan.channels)
-    totals = torch.empty(parts, *taps.shape, dtype=torch.float32, device=rows.device)
+    totals = torch.empty(parts, *totals_shape, dtype=torch.float32, device=rows.device)
     launch(kernels.gradient_kernel, (parts, plan.channels),
         rows, grads, totals, table, turns, plan.batch, plan.channels, plan.length, per, scale, **_constants(plan),
     )  # fmt: skip
-    return _conv(grads, packed, plan, flip=True), totals
+    return _conv(grads, taps, plan, flip=True), totals

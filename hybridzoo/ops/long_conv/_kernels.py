@@ -131,12 +131,11 @@ def load_taps(kernel, ahead, skip, channel, lag, TAPS, AHEAD):
 
 
 @triton.jit
-def taps_kernel(
-    kernel, ahead, skip, tables, spectra, TAPS, AHEAD, LOWEST,
+def taps_spectrum(
+    kernel, ahead, skip, tables, channel, LOWEST, TAPS, AHEAD,
     N1: tl.constexpr, N2: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """H_m of a channel, m = LOWEST + program."""
-    channel = tl.program_id(1)
     lag = (tl.program_id(0) + LOWEST) * N1 * N2 + positions(N1, N2)
     here = load_taps(kernel, ahead, skip, channel, lag, TAPS, AHEAD)
     before = load_taps(kernel, ahead, skip, channel, lag - N1 * N2, TAPS, AHEAD)
@@ -146,7 +145,16 @@ def taps_kernel(
     ur = tl.dot(fi, before, ur, input_precision=PRECISION)  # (fr + i fi) (here - i before)
     ui = tl.dot(fi, here, input_precision=PRECISION)
     ui = tl.dot(fr, -before, ui, input_precision=PRECISION)
-    zr, zi = turn_columns(ur, ui, tables, N1, N2, PRECISION)
+    return turn_columns(ur, ui, tables, N1, N2, PRECISION)
+
+
+@triton.jit
+def taps_kernel(
+    kernel, ahead, skip, tables, spectra, TAPS, AHEAD, LOWEST,
+    N1: tl.constexpr, N2: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(1)
+    zr, zi = taps_spectrum(kernel, ahead, skip, tables, channel, LOWEST, TAPS, AHEAD, N1, N2, PRECISION)
     store_spectrum(spectra, zr, zi, channel * tl.num_programs(0) + tl.program_id(0), N1, N2)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.long_conv._kernels import positions, square
+from hybridzoo.ops.long_conv._kernels import positions, square, taps_spectrum
 
 TINY = tl.constexpr(1e-18)
 
@@ -105,15 +105,15 @@ def load_spectrum(spectra, number, FLIP: tl.constexpr, N1: tl.constexpr, N2: tl.
 
 
 @triton.jit
-def pack_kernel(z, spectra, sizes, N: tl.constexpr):
-    """fp32 (rows, 2, N) spectra of taps -> packed ones and their sizes."""
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, N)
-    zr = tl.load(z + row * 2 * N + at)
-    zi = tl.load(z + row * 2 * N + N + at)
-    size = size_of(tl.sum(zr * zr + zi * zi, 0), N)
-    tl.store(spectra + row * N + at, pack(zr * (1.0 / size), zi * (1.0 / size)))
-    tl.store(sizes + row, size)
+def taps_kernel(kernel, ahead, skip, tables, spectra, sizes, TAPS, AHEAD, LOWEST, N1: tl.constexpr, N2: tl.constexpr):
+    """H_m of a channel, packed, and its size; `tables` are those of `_kernels.py`."""
+    channel = tl.program_id(1)
+    zr, zi = taps_spectrum(kernel, ahead, skip, tables, channel, LOWEST, TAPS, AHEAD, N1, N2, "tf32")
+    size = size_of(tl.sum(tl.sum(zr * zr + zi * zi, 1), 0), N1 * N2)
+    number = channel * tl.num_programs(0) + tl.program_id(0)
+    place = spectra + number.to(tl.int64) * N1 * N2 + positions(N1, N2)
+    tl.store(place, pack(zr * (1.0 / size), zi * (1.0 / size)))
+    tl.store(sizes + number, size)
 
 
 @triton.jit

@@ -93,13 +93,22 @@ def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2) if x.transpose(1, 2).is_contiguous() else _swap(x.contiguous())
 
 
-def _taps(kernel: Tensor, ahead: Tensor | None, skip: Tensor | None, table: Tensor, plan: Plan) -> Tensor:
-    """(D, M, 2, N)"""
-    spectra = torch.empty(plan.channels, plan.count, 2, plan.N1 * plan.N2, dtype=torch.float32, device=table.device)
+def _taps(
+    kernel: Tensor, ahead: Tensor | None, skip: Tensor | None, table: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """(D, M, 2, N) fp32 and nothing; of 16-bit inputs what `_half.taps_spectra` gives."""
+    if plan.half:
+        return _half.taps_spectra(kernel, ahead, skip, table, plan)
+    spectra = torch.empty(taps_shape(plan), dtype=torch.float32, device=table.device)
     launch(_kernels.taps_kernel, (plan.count, plan.channels),
         kernel, ahead, skip, table, spectra, plan.taps, plan.ahead, plan.lowest, **plan.constants,
     )  # fmt: skip
-    return spectra
+    return spectra, spectra.new_empty(0)
+
+
+def taps_shape(plan: Plan) -> tuple[int, ...]:
+    """Of the taps' spectra: packed for 16-bit inputs, Re and Im apart otherwise."""
+    return plan.channels, plan.count, *(() if plan.half else (2,)), plan.N1 * plan.N2
 
 
 def _spectra(rows: Tensor, table: Tensor, plan: Plan) -> Tensor:
@@ -125,36 +134,35 @@ def _dense(*tensors: Tensor | None) -> list[Any]:
     return [None if x is None else x.contiguous() for x in tensors]
 
 
-def conv_forward(x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor | None) -> Tensor:
-    """(B, L, D) -> (B, L, D)"""
+def conv_forward(x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, L, D) -> (B, L, D), and the taps' spectra and sizes for the backward."""
     kernel, ahead, skip = _dense(kernel, ahead, skip)
     plan = plan_of(x, kernel, ahead)
     table = tables(plan.N1, plan.N2, x.device)
     rows = _rows(x)
-    taps = _taps(kernel, ahead, skip, table, plan)
+    taps, sizes = _taps(kernel, ahead, skip, table, plan)
     if plan.half:
-        return _swap(_half.forward(rows, taps, plan))
-    if plan.segments > 1:
-        return _swap(_combine(_spectra(rows, table, plan), taps, rows, table, plan, flip=False))
-    y = torch.empty_like(rows)
-    launch(_kernels.conv_kernel, (plan.batch * plan.channels,),
-        rows, taps, y, table, plan.channels, plan.length, FLIP=False, **plan.constants,
-    )  # fmt: skip
-    return _swap(y)
+        y = _half.forward(rows, (taps, sizes), plan)
+    elif plan.segments > 1:
+        y = _combine(_spectra(rows, table, plan), taps, rows, table, plan, flip=False)
+    else:
+        y = torch.empty_like(rows)
+        launch(_kernels.conv_kernel, (plan.batch * plan.channels,),
+            rows, taps, y, table, plan.channels, plan.length, FLIP=False, **plan.constants,
+        )  # fmt: skip
+    return _swap(y), taps, sizes
 
 
 def conv_backward(
-    grad: Tensor, x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor | None
+    grad: Tensor, x: Tensor, kernel: Tensor, ahead: Tensor | None, taps: Tensor, sizes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, of the taps in both directions (fp32; the second one empty if causal), and of skip (fp32)."""
-    kernel, ahead, skip = _dense(kernel, ahead, skip)
     plan = plan_of(x, kernel, ahead)
     table = tables(plan.N1, plan.N2, x.device)
     rows, grads = _rows(x), _rows(grad)
-    taps = _taps(kernel, ahead, skip, table, plan)
     parts = 1
     if plan.half:
-        grad_x, totals = _half.backward(rows, grads, taps, plan)
+        grad_x, totals = _half.backward(rows, grads, (taps, sizes), plan)
         parts = totals.shape[0]
     elif plan.segments > 1:
         spectra = _spectra(grads, table, plan)

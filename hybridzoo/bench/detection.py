@@ -22,7 +22,7 @@ from hybridzoo.errors import ConfigError, unknown
 
 MODES = ("infer", "train")
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
-PEERS = ("transformers:deformable_detr_r50", "transformers:deformable_detr_r50_two_stage")
+PEERS = tuple(f"transformers:deformable_detr_r50{kind}" for kind in ("", "_two_stage", "_two_stage_wide"))
 PEER_QUERIES = 900  # of the two-stage rival: as many as Co-DINO has
 CLIP_NORM = 0.1
 
@@ -78,7 +78,8 @@ def build(name: str) -> nn.Module:
     """A detector with random weights on the CPU.
 
     Args:
-        name: a model of the zoo (`co_dino_r50`), one of `PEERS`, or a function that returns a module which is called
+        name: a model of the zoo (`co_dino_r50`), the same without what only training uses (`plain:co_dino_r50`: plain
+            DINO), one of `PEERS`, or a function that returns a module which is called
             with pixel_values, pixel_mask and labels, in a Python file that you trust (`python:PATH.py:FUNCTION`).
 
     Raises:
@@ -88,14 +89,20 @@ def build(name: str) -> nn.Module:
     if kind == "transformers":
         if name not in PEERS:
             raise ConfigError(unknown("rival", name, PEERS))
-        return _deformable_detr(two_stage=rest.endswith("two_stage"))
+        return _deformable_detr(two_stage="two_stage" in rest, wide=rest.endswith("wide"))
     from hybridzoo.bench.models import build as build_any
 
+    if kind == "plain":
+        model: Any = build_any(rest)
+        return model.without_auxiliary_heads()
     return build_any(name)
 
 
-def _deformable_detr(*, two_stage: bool) -> nn.Module:
-    """transformers' Deformable-DETR with its ResNet-50; a timm backbone would ask the hub even for random weights."""
+def _deformable_detr(*, two_stage: bool, wide: bool) -> nn.Module:
+    """transformers' Deformable-DETR with its ResNet-50; a timm backbone would ask the hub even for random weights.
+
+    `wide` gives it the feed-forward layers of DINO, twice as wide as its own.
+    """
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
     stages: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"]}
@@ -105,6 +112,8 @@ def _deformable_detr(*, two_stage: bool) -> nn.Module:
         # The loss of every decoder layer, as it was trained in its paper; as ours has it.
         values |= {"auxiliary_loss": True, "two_stage": True, "with_box_refine": True, "num_queries": PEER_QUERIES}
         values["two_stage_num_proposals"] = PEER_QUERIES  # else it keeps 300 of them
+    if wide:
+        values |= {"encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048}
     return DeformableDetrForObjectDetection(DeformableDetrConfig(**values))
 
 
@@ -172,6 +181,8 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
                     return call(**inputs)["logits"]
 
             with torch.inference_mode():
+                if settings.graph:
+                    _check_graph(forward, lambda: model(**inputs)["logits"], mixed)
                 timing = measure(forward, device, seconds=settings.seconds)
         else:
             timing = measure(_train_step(model, run, inputs, mixed), device, seconds=settings.seconds)
@@ -187,6 +198,16 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
         "repeats": timing.repeats,
         "peak_memory_mb": peak,
     }
+
+
+def _check_graph(graph: Callable[[], Tensor], eager: Callable[[], Tensor], mixed: Any) -> None:
+    """Raise if a graph gives other scores than an eager call. The best are compared: near ties change places."""
+    with mixed:
+        want = eager().float().amax(-1).sort(descending=True).values[:, :100].clone()
+    for _ in range(2):
+        found = graph().float().amax(-1).sort(descending=True).values[:, :100]
+        if not torch.allclose(found, want, rtol=0.05, atol=0.05):
+            raise RuntimeError(f"the graph's scores differ from an eager call's by {(found - want).abs().max():.3g}")
 
 
 def _train_step(model: Any, run: Any, inputs: dict[str, Any], mixed: Any) -> Callable[[], Any]:
@@ -220,7 +241,7 @@ def benchmark_all(
             except ConfigError:
                 raise
             except Exception as error:
-                text = str(error).splitlines()[0] if str(error) else ""
+                text = next((line for line in str(error).splitlines() if line.strip()), "")
                 row = {"model": name, **asdict(setting), "error": f"{type(error).__name__}: {text}"}
             rows.append(row)
             log(summary(row))

@@ -32,8 +32,10 @@ def detection_command(
 ) -> None:
     """Time inference and whole training steps (losses and assignment included) of detectors.
 
-    Rivals: transformers:deformable_detr_r50_two_stage (900 queries), transformers:deformable_detr_r50, or
-    python:PATH.py:FUNCTION for a module that takes pixel_values, pixel_mask and labels.
+    plain:NAME is a model of the zoo without auxiliary heads and denoising. Rivals:
+    transformers:deformable_detr_r50_two_stage (900 queries), the same with _wide (feed-forward layers as wide as
+    DINO's), transformers:deformable_detr_r50, or python:PATH.py:FUNCTION for a module that takes pixel_values,
+    pixel_mask and labels.
 
     \b
     hybridzoo bench detection co_dino_r50 transformers:deformable_detr_r50_two_stage --dtype fp32 --dtype bf16

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hybridzoo.ops.ms_deform_attn import ms_deform_attn
 
@@ -108,18 +110,33 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(self._hidden(x))
+        layers = self.fc1, self.fc2
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
+        if recorded or any(type(layer) is not nn.Linear for layer in layers):  # adapters are modules of their own
+            return x + self.fc2(F.relu(self.fc1(x)))
+        tensors = [x.flatten(0, -2), *(t for layer in layers for t in (layer.weight, layer.bias))]
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            tensors = [t.to(torch.get_autocast_dtype(kind)) for t in tensors]
+        return x + _TwoLinears.apply(*tensors).view_as(x)  # type: ignore[union-attr]
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        """relu(fc1(x)). Without gradients on a GPU the matrix product applies bias and ReLU before it writes."""
-        fc = self.fc1
-        if (
-            not x.is_cuda
-            or torch.is_grad_enabled()
-            or torch.is_autocast_enabled("cuda")
-            or torch.compiler.is_compiling()
-            or type(fc) is not nn.Linear
-            or x.dtype != fc.weight.dtype
-        ):
-            return F.relu(fc(x), inplace=not torch.is_grad_enabled())
-        return torch.ops.aten._addmm_activation(fc.bias, x.flatten(0, -2), fc.weight.t()).view(*x.shape[:-1], -1)
+
+class _TwoLinears(torch.autograd.Function):
+    """fc2(relu(fc1(x))) of (N, C), all of one dtype. The hidden layer, the widest tensor of the network, is touched as
+    little as can be: on a GPU the product applies bias and ReLU before it writes, and its gradient is masked in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        hidden = torch.ops.aten._addmm_activation(b1, x, w1.t()) if x.is_cuda else torch.addmm(b1, x, w1.t()).relu_()
+        ctx.save_for_backward(x, w1, w2, hidden)
+        return torch.addmm(b2, hidden, w2.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, w1, w2, hidden) = grad_outputs, ctx.saved_tensors
+        inner = grad @ w2
+        torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
+        by_x = inner @ w1 if ctx.needs_input_grad[0] else None
+        return by_x, inner.t() @ x, inner.sum(0), grad.t() @ hidden, grad.sum(0)

@@ -37,6 +37,7 @@ LRA_TASKS: tuple[dict[str, Any], ...] = (
         _task(f"{name}_apples", f"Long Range Arena, equal terms: {title}", name, SAME)
         for name, title in _TITLES.items()
     ),
+    _task("lra_listops_curriculum", "ListOps of full size, after short expressions", "lra_listops", "curriculum"),
     _task("lra_text_held_out", "IMDb byte by byte, selected on a tenth of the train half", "lra_text", "held-out"),
     _task("pixel_fashion_mnist", "Fashion-MNIST test set, read pixel by pixel", "fashion_mnist", "official"),
     _task("listops_short_mini", "ListOps, short expressions (2,000 embedded)", "listops_short_mini", "embedded"),

@@ -1,7 +1,7 @@
 """The sets of the Long Range Arena, as keywords of `catalog.DataSpec`.
 
 Protocols: `free-for-all` has the splits of S4, Mega and their successors; `apples-to-apples` those of the benchmark's
-own programs. docs/lra.md says where they differ.
+own programs. docs/lra.md says where they differ. `curriculum` is for models first trained on short expressions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SPECS: tuple[dict[str, Any], ...] = (
         "reader": "hybridzoo.data.lra.read_listops:read_listops",
         "license": "Apache-2.0 (generator)",
         "source": _SOURCE,
-        "protocols": (FREE, SAME),
+        "protocols": (FREE, SAME, "curriculum"),
         "needs": "root = the folder that `hybridzoo data lra-listops FOLDER` makes, or listops-1000 of "
         f"{_RELEASE}: it holds basic_train.tsv, basic_val.tsv and basic_test.tsv",
         "options": ("max_skipped",),

@@ -7,6 +7,7 @@ them. A replayed step is one launch. Clipping, the optimizer and the schedule st
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from hybridzoo.training.schema import TrainingSection
 
 MULTIPLE = 64  # lengths of token batches are rounded up to it, so that there are few shapes
 _WARMUP = 2  # steps before the recording: plans of Fourier transforms, tuned kernels, workspaces
+_PATIENCE = 150.0  # seconds of compiling and recording after which new shapes are recorded without compiling
 _TOKENS = {"input_ids": None, "attention_mask": 0, "pair_input_ids": None, "pair_attention_mask": 0}  # None: padding
 
 
@@ -91,8 +93,17 @@ class StepGraphs:
             parameter.grad = None
 
     def _record(self, inputs: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Tensor, list[Tensor | None]]:
-        with contextlib.nullcontext() if self.layers is None else self.layers.in_use():
-            return self._record_now(inputs)
+        if self.layers is not None and self.layers.seconds > _PATIENCE:
+            _fall_back(f"compiling took {self.layers.seconds:.0f} s")
+            self.layers = None
+        if self.layers is not None:
+            try:
+                with self.layers.in_use():
+                    return self._record_now(inputs)
+            except Exception as error:  # whatever the compiler raises: the layers run without it
+                _fall_back(f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error) else ''}")
+                self.layers = None
+        return self._record_now(inputs)
 
     def _record_now(self, inputs: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Tensor, list[Tensor | None]]:
         static = {name: x.clone() for name, x in inputs.items()}
@@ -120,10 +131,15 @@ class StepGraphs:
         return graph, static, loss.detach(), gradients
 
 
+def _fall_back(why: str) -> None:
+    warnings.warn(f"training.compile: steps are recorded without torch.compile from here on ({why})", stacklevel=3)
+
+
 class CompiledLayers:
     """A model's layers compiled for any length, used only inside `in_use`: evaluation runs them as they are."""
 
     def __init__(self, model: torch.nn.Module) -> None:
+        self.seconds = 0.0  # inside `in_use`
         self.calls: list[tuple[Any, Any]] = []
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
@@ -136,10 +152,12 @@ class CompiledLayers:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Calls of the layers are compiled ones."""
+        begin = time.monotonic()
         try:
             for layer, call in self.calls:
                 layer._compiled_call_impl = call
             yield
         finally:
+            self.seconds += time.monotonic() - begin
             for layer, _ in self.calls:
                 layer._compiled_call_impl = None

@@ -7,7 +7,7 @@ import torch
 from chela_models import MERGED, OPTIONS, make, tokens
 
 from hybridzoo import build_model, list_models
-from hybridzoo.errors import InputError
+from hybridzoo.errors import ConfigError, InputError
 from hybridzoo.layers.chela.norms import SequenceBatchNorm
 
 # Baselines -----------------------------------------------------------------------------------------------------------
@@ -242,3 +242,19 @@ def test_the_longest_input_is_no_default_of_generate(tmp_path):
         assert one.generation_config.max_length != 256
         made = one.generate(torch.tensor([[3, 4]]), max_new_tokens=3, do_sample=False)
         assert made.shape == (1, 5)
+
+
+def test_lengthened_models_agree_where_both_see_everything() -> None:
+    from hybridzoo.models.chela.lengthen import lengthened
+
+    for name in ("chela_mini", "chela_mini_transformer"):
+        model = build_model(name).eval()
+        longer = lengthened(model, 1200)
+        ids = torch.randint(3, 18, (2, 500), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(longer(ids).logits, model(ids).logits, atol=1e-5, rtol=0)
+        assert longer(torch.randint(3, 18, (1, 1200))).logits.shape == (1, 10)
+    with pytest.raises(ConfigError, match="not above"):
+        lengthened(model, 512)
+    with pytest.raises(ConfigError, match="mixers"):
+        lengthened(build_model("chela_mega_test"), 999)

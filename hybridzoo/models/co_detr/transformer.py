@@ -60,7 +60,9 @@ class Encoder(nn.Module):
     def positions(self, canvas: Canvas) -> Tensor:
         """(B, S, C), or (1, S, C) where nothing is masked."""
         sines = map_positions(canvas, self.dim, self.temperature, self.offset)
-        return (sines + self.level_embed.float()[canvas.levels.level]).to(self.level_embed.dtype)
+        # not by index: its gradient would add the tokens of a level one after the other
+        embed = [e.expand(h * w, -1) for e, (h, w) in zip(self.level_embed.float(), canvas.shapes, strict=True)]
+        return (sines + torch.cat(embed)).to(self.level_embed.dtype)
 
     def forward(self, maps: list[Tensor], canvas: Canvas) -> tuple[Tensor, list[Tensor]]:
         """Maps (B, C, H_l, W_l) -> memory (B, S, C), and the states before and after each layer."""

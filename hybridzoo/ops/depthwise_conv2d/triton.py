@@ -1,6 +1,6 @@
 """Triton kernels of `depthwise_conv2d` at 3x3: a program slides over rows and keeps three output rows in registers.
 
-Other sizes are in `wide`. A program owns BW columns x BC channels of one image and walks ROWS output rows (+2 of halo).
+Other sizes are in `_kernels_wide`. A program owns BW columns x BC channels of one image and walks ROWS output rows (+2 of halo).
 Each input row is loaded once (three shifted tiles, two of which hit L1) and added into the output rows above, at and
 below it, so the kernel moves one read and one write of the tensor through device memory. A concatenation costs nothing:
 every part writes its own channel range of the output, and a half-resolution part is upsampled by its load index.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
 from hybridzoo.ops.avg_pool2x2.triton import pool_2x2
-from hybridzoo.ops.depthwise_conv2d.wide import wide_backward, wide_forward
+from hybridzoo.ops.depthwise_conv2d._kernels_wide import wide_backward, wide_forward
 
 MAX_PARTS = 3
 

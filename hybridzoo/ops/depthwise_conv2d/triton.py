@@ -1,9 +1,10 @@
 """Triton kernels of `depthwise_conv2d` at 3x3: a program slides over rows and keeps three output rows in registers.
 
-Other sizes are in `_kernels_wide`. A program owns BW columns x BC channels of one image and walks ROWS output rows (+2 of halo).
-Each input row is loaded once (three shifted tiles, two of which hit L1) and added into the output rows above, at and
-below it, so the kernel moves one read and one write of the tensor through device memory. A concatenation costs nothing:
-every part writes its own channel range of the output, and a half-resolution part is upsampled by its load index.
+Other sizes are in `_kernels_wide`. A program owns BW columns x BC channels of one image and walks ROWS output rows (+2
+of halo). Each input row is loaded once (three shifted tiles, two of which hit L1) and added into the output rows above,
+at and below it, so the kernel moves one read and one write of the tensor through device memory. A concatenation costs
+nothing: every part writes its own channel range of the output, and a half-resolution part is upsampled by its load
+index.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 SCALE ?= small
 
-.PHONY: help demo test lint types generated docs docs-tables board-picture drills chromium gpu-test clean
+.PHONY: help demo test lint types generated docs docs-tables model-pictures board-picture drills chromium gpu-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ docs: $(VENV)/.dev  ## the documentation as a site, with the board: site/index.h
 
 drills: $(VENV)/.dev  ## hard use: hub faults, kills, a full disk, fuzzed configs, broken checkpoints; SCALE=small|full
 	OMP_NUM_THREADS=1 $(BIN)/python tests/drills/run.py --scale $(SCALE)
+
+model-pictures: $(VENV)/.dev  ## docs/models/pictures, the pictures of the models' pages
+	$(BIN)/python docs/model_pictures.py
 
 board-picture: $(VENV)/.dev chromium  ## docs/leaderboard/board.png, the picture in README.md
 	$(BIN)/python docs/board_picture.py

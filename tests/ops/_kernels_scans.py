@@ -53,10 +53,23 @@ def scan_case(
 
 def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
     """Name -> tuning constants and input. Chunks of 4 steps put several chunks and exact tails into short inputs."""
-    chunked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 10**6, "backward_enough_per_sm": 10**6}
-    walked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 0, "backward_enough_per_sm": 0}
+    chunked = {
+        "chunk_training": 4,
+        "chunk_inference": 4,
+        "enough_per_sm": 10**6,
+        "backward_enough_per_sm": 10**6,
+        "walk_enough_per_sm": 10**6,
+    }
+    walked = {
+        "chunk_training": 4,
+        "chunk_inference": 4,
+        "enough_per_sm": 0,
+        "backward_enough_per_sm": 0,
+        "walk_enough_per_sm": 10**6,
+    }
     cases: dict[str, tuple[dict[str, Any], Example]] = {}
-    for way, tuning in (("chunked", chunked), ("walked", walked)):
+    shared = {**walked, "walk_enough_per_sm": 0}  # threads share channels
+    for way, tuning in (("chunked", chunked), ("walked", walked), ("shared", shared)):
         for L in (1, 4, 9) if way == "chunked" else (5,):
             cases[f"{way}-L{L}"] = (tuning, scan_case(1, L, 3, 2))
         cases[f"{way}-B2-groups-N3"] = (tuning, scan_case(2, 9, 6, 3, 2))
@@ -76,7 +89,10 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
         for N in (1, 2, 8, 17, 32, 64, 128):
             cases[f"real-N{N}"] = (usual, scan_case(2, 150, 48, N, 2))
         cases["real-long"] = (usual, scan_case(1, 2177, 256, 16))
-        cases["real-walked"] = ({"enough_per_sm": 0, "backward_enough_per_sm": 0}, scan_case(2, 700, 96, 16, 3))
+        cases["real-walked"] = (
+            {"enough_per_sm": 0, "backward_enough_per_sm": 0, "walk_enough_per_sm": 10**6},
+            scan_case(2, 700, 96, 16, 3),
+        )
         cases["real-seq_idx"] = (usual, scan_case(2, 500, 96, 16, resets=True))
         cases["real-packed"] = (usual, scan_case(1, 900, 64, 16, cu=(0, 0, 1, 65, 65, 500, 899, 900, 900)))
         cases["real-strided"] = (usual, scan_case(2, 200, 64, 16, strided=True))
@@ -204,11 +220,24 @@ def run_scan_2d() -> dict[str, Any]:
     from hybridzoo.ops.selective_scan import triton as launch
     from hybridzoo.ops.selective_scan_2d.custom_ops import scan_2d_op
 
-    chunked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 10**6, "backward_enough_per_sm": 10**6}
-    walked = {"chunk_training": 4, "chunk_inference": 4, "enough_per_sm": 0, "backward_enough_per_sm": 0}
+    chunked = {
+        "chunk_training": 4,
+        "chunk_inference": 4,
+        "enough_per_sm": 10**6,
+        "backward_enough_per_sm": 10**6,
+        "walk_enough_per_sm": 10**6,
+    }
+    walked = {
+        "chunk_training": 4,
+        "chunk_inference": 4,
+        "enough_per_sm": 0,
+        "backward_enough_per_sm": 0,
+        "walk_enough_per_sm": 10**6,
+    }
     cases: dict[str, tuple[dict[str, Any], Example]] = {
         "hilbert-8": (chunked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
         "hilbert-8-walked": (walked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
+        "hilbert-8-shared": ({**walked, "walk_enough_per_sm": 0}, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
         "sweep-2": (chunked, scan_2d_case("sweep", 3, 3, 2, 1, 70, 1)),
         "zigzag-4": (walked, scan_2d_case("zigzag", 1, 5, 4, 1, 3, 3)),
         "bf16": (chunked, scan_2d_case("hilbert", 3, 4, 4, 1, 4, 2, torch.bfloat16)),

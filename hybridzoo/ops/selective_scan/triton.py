@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from hybridzoo.ops._launch import launch
+from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 from hybridzoo.ops.selective_scan._forward import output_kernel
 from hybridzoo.ops.selective_scan._kernels import carry_kernel, chunk_state_kernel
 from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel, reverse_state_kernel
+from hybridzoo.ops.selective_scan._walk import walk_kernel
 
 
 class Tuning(NamedTuple):
@@ -32,8 +32,13 @@ class Tuning(NamedTuple):
     backward_ahead: int = 8
     backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
     backward_warps: int = 1
+    backward_registers: int = 255  # at most, a thread
     programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
-    enough_per_sm: int = 3  # programs that walk whole segments, from which on chunks are not worth a second pass
+    enough_per_sm: int = 12  # programs that walk whole segments, from which on chunks are not worth a second pass
+    walk_tile: int = 128  # the same forward by `walk_kernel`, a few states a thread
+    walk_steps: int = 4
+    walk_warps: int = 1
+    walk_enough_per_sm: int = 12
     backward_enough_per_sm: int = 12
 
 
@@ -51,6 +56,7 @@ class Plan(NamedTuple):
     chunk: int
     one_pass: bool
     warps: int
+    walk: int  # channels a program of `walk_kernel`; 0: not used
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -59,18 +65,25 @@ def _multiprocessors(device: torch.device) -> int:
 
 def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, backward: bool) -> Plan:
     """The chunks of a backward are those of its forward; depends on shapes only."""
-    NP = max(4, triton.next_power_of_2(d_state))
+    NP = max(4, next_power_of_2(d_state))
     channels = u.shape[2] // groups
     tile = TUNING.backward_tile if backward else TUNING.tile
-    BD = max(4, min(tile // NP, 32, triton.next_power_of_2(channels)))
-    per_group = triton.cdiv(channels, BD)
+    BD = max(4, min(tile // NP, 32, next_power_of_2(channels)))
+    per_group = cdiv(channels, BD)
     chunk = TUNING.chunk_training if keep else TUNING.chunk_inference
     rows = u.shape[0] * u.shape[1]
     enough_per_sm = TUNING.backward_enough_per_sm if backward else TUNING.enough_per_sm
     enough = per_group * groups * segments >= enough_per_sm * _multiprocessors(u.device)
-    one_pass = enough or rows <= 2 * chunk * segments
+    walk = 0 if backward else _walk_channels(NP, channels, groups, segments, u.device)
+    one_pass = enough or walk > 0 or rows <= 2 * chunk * segments
     warps = TUNING.backward_warps if backward else TUNING.warps
-    return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps)
+    return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps, walk)
+
+
+def _walk_channels(NP: int, channels: int, groups: int, segments: int, device: torch.device) -> int:
+    BD = max(4, min(TUNING.walk_tile // NP, next_power_of_2(channels)))
+    programs = cdiv(channels, BD) * groups * segments
+    return BD if programs >= TUNING.walk_enough_per_sm * _multiprocessors(device) else 0
 
 
 @lru_cache(maxsize=64)
@@ -161,7 +174,7 @@ class _Launch:
     ) -> None:
         """See `carry_kernel`."""
         block = TUNING.carry_block
-        launch(carry_kernel, (triton.cdiv(self.channels * self.states, block), self.segments),
+        launch(carry_kernel, (cdiv(self.channels * self.states, block), self.segments),
             A, init, states, sums, alive, out, self.tables[3], self.channels,
             N=self.states, REVERSE=back, BE=block, UN=TUNING.carry_unroll, num_warps=1,
         )  # fmt: skip
@@ -237,6 +250,16 @@ def scan_forward(
         run.carry(A, initial_state, kept, sums, alive, final, back=False)
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
+    if plan.walk:
+        per_group = cdiv(run.dims[1], plan.walk)
+        launch(walk_kernel, (per_group * run.groups, run.segments),
+            u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, start, size, seg_chunk,
+            run.channels, run.dims[1], per_group, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
+            B.stride(0), B.stride(2), C.stride(0), C.stride(2), SBL=B.stride(1), SCL=C.stride(1),
+            N=run.states, SOFTPLUS=softplus, PACKED=run.packed, KEEP=keep, CHUNK=plan.chunk,
+            NP=plan.NP, BD=plan.walk, UN=min(TUNING.walk_steps, plan.chunk), num_warps=TUNING.walk_warps,
+        )  # fmt: skip
+        return y, final, kept
     launch(output_kernel, (plan.blocks, run.work),
         u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
@@ -305,7 +328,7 @@ def scan_backward(
         seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, UN=unroll,
-        AHEAD=TUNING.backward_ahead, **tiles,
+        AHEAD=TUNING.backward_ahead, maxnreg=TUNING.backward_registers, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

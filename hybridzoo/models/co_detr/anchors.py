@@ -206,4 +206,4 @@ def _choose(have: int, number: int) -> Tensor:
 
 def from_host(x: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the host on a device. From pageable memory the copy would wait for all that is still to do."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and x.numel() else x.to(device)

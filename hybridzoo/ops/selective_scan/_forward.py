@@ -1,6 +1,6 @@
 """Triton kernel of the output of `selective_scan` (see `_kernels` for the legend)."""
 
-# ruff: noqa: SIM102 (constexpr conditions are decided when a kernel is compiled, the others when it runs)
+# ruff: noqa: RUF005, SIM102 (Triton has no tuple unpacking in a display; constexpr conditions are decided when a kernel is compiled, the others when it runs)
 from __future__ import annotations
 
 import triton
@@ -29,27 +29,41 @@ from hybridzoo.ops.selective_scan._tiles import (
 
 
 @triton.jit
-def _step(
-    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, row, sul, sdl, szl, DM, md, w,
+def _steps(
+    h, a, pu, pd, pz, pb, pc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w,
     SBL: tl.constexpr, SCL: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    delta = get(pd + row * sdl, md, FULL) + bi
-    uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * SBL, w, N, NQ, W, BD)
-    C = get_row(pc + row * SCL, w, N, NQ, W, BD)
-    if SOFTPLUS:
-        delta = softplus(delta)
-    if reset is not None:
-        h = scaled(h, 1.0 - tl.load(reset + at).to(tl.float32), NQ)
-    h = advance(h, a, delta, delta * uv, B, NQ)
-    o = sum_states(h, C, NQ)
-    if HAS_D:
-        o += Dv * uv
-    if HAS_Z:
-        zv = get(pz + row * szl, md, FULL)
-        o = o * zv * sigmoid(zv)
-    put(py + row * DM, o, md, FULL)
+    """COUNT steps from t. All loads first, all stores last: the compiler moves no load above a store."""
+    rows = ()
+    deltas = ()
+    us = ()
+    zs = ()
+    outs = ()
+    for i in tl.static_range(COUNT):
+        row = row_of(path, g, L, start, t, i)
+        rows = rows + (row,)
+        deltas = deltas + (get(pd + row * sdl, md, FULL),)
+        us = us + (get(pu + row * sul, md, FULL),)
+        if HAS_Z:
+            zs = zs + (get(pz + row * szl, md, FULL),)
+    for i in tl.static_range(COUNT):
+        B = get_row(pb + rows[i] * SBL, w, N, NQ, W, BD)
+        C = get_row(pc + rows[i] * SCL, w, N, NQ, W, BD)
+        delta = deltas[i] + bi
+        if SOFTPLUS:
+            delta = softplus(delta)
+        if reset is not None:
+            h = scaled(h, 1.0 - tl.load(reset + at + t + i).to(tl.float32), NQ)
+        h = advance(h, a, delta, delta * us[i], B, NQ)
+        o = sum_states(h, C, NQ)
+        if HAS_D:
+            o += Dv * us[i]
+        if HAS_Z:
+            o = o * zs[i] * sigmoid(zs[i])
+        outs = outs + (o,)
+    for i in tl.static_range(COUNT):
+        put(py + rows[i] * DM, outs[i], md, FULL)
     return h
 
 
@@ -125,12 +139,10 @@ def output_kernel(
             seen = touch(seen, pb, rows, SBL, N, NQ * W, UN)
             seen = touch(seen, pc, rows, SCL, N, NQ * W, UN)
             rows = rows_ahead(path, g, L, start, t + UN + AHEAD, T, UN)
-        for i in tl.static_range(UN):
-            row = row_of(path, g, L, start, t, i)
-            h = _step(
-                h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at + t + i, row, sul, sdl, szl, DM, md, w, SBL, SCL,
-                D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
-            )  # fmt: skip
+        h = _steps(
+            h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w, SBL, SCL,
+            D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, UN,
+        )  # fmt: skip
         pu = moved(path, pu, UN * sul)
         pd = moved(path, pd, UN * sdl)
         pz = moved(path, pz, UN * szl)
@@ -141,10 +153,9 @@ def output_kernel(
         if ONE_PASS and KEEP:
             if t % CHUNK == 0:
                 put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
-        row = row_of(path, g, L, start, t, 0)
-        h = _step(
-            h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at + t, row, sul, sdl, szl, DM, md, w, SBL, SCL,
-            D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
+        h = _steps(
+            h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w, SBL, SCL,
+            D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, 1,
         )  # fmt: skip
         pu = moved(path, pu, sul)
         pd = moved(path, pd, sdl)

@@ -31,6 +31,7 @@ from hybridzoo.ops.selective_scan._tiles import (
     softplus,
     softplus_and_slope,
     states_of,
+    sum_channels,
     sum_states,
     touch,
     zero_tiles,
@@ -147,18 +148,29 @@ def _unpark(p, NQ: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def _recompute(
-    h, a, pu, pd, pbc, turn, bi, reset, at, row, sul, sdl, md,
-    SBC: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    h, a, pu, pd, pbc, turn, park, bi, reset, at, path, g, L, start, t, sul, sdl, md,
+    SBC: tl.constexpr, SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
+    FULL: tl.constexpr, COUNT: tl.constexpr, SUB: tl.constexpr,
 ):  # fmt: skip
-    delta = get(pd + row * sdl, md, FULL) + bi
-    uv = get(pu + row * sul, md, FULL)
-    B = get_turned(pbc + row * SBC, turn, NQ, W)
-    if SOFTPLUS:
-        delta = softplus(delta)
-    if reset is not None:
-        h = scaled(h, 1.0 - tl.load(reset + at).to(tl.float32), NQ)
-    return advance(h, a, delta, delta * uv, B, NQ)
+    """The state COUNT steps after t; one is parked every SUB steps. Loads come before stores, as in the forward."""
+    deltas = ()
+    us = ()
+    Bs = ()
+    for i in tl.static_range(COUNT):
+        row = row_of(path, g, L, start, t, i)
+        deltas = deltas + (get(pd + row * sdl, md, FULL),)
+        us = us + (get(pu + row * sul, md, FULL),)
+        Bs = Bs + (get_turned(pbc + row * SBC, turn, NQ, W),)
+    for i in tl.static_range(COUNT):
+        if i % SUB == 0:
+            _park(park + i // SUB * (BD * NQ * W), h, NQ, BD * W)
+        delta = deltas[i] + bi
+        if SOFTPLUS:
+            delta = softplus(delta)
+        if reset is not None:
+            h = scaled(h, 1.0 - tl.load(reset + at + t + i).to(tl.float32), NQ)
+        h = advance(h, a, delta, delta * us[i], Bs[i], NQ)
+    return h
 
 
 @triton.jit
@@ -181,22 +193,34 @@ def _steps_back(
     pdz = moved(path, pdz, t * DM)
     pdbc = moved(path, pdbc, t * SN)
     h = hs
+    rows = ()
+    raws = ()
+    us = ()
+    gys = ()
+    zs = ()
+    for i in tl.static_range(SUB):
+        row = row_of(path, g, L, start, t, i)
+        rows = rows + (row,)
+        raws = raws + (get(pd + row * sdl, md, FULL),)
+        us = us + (get(pu + row * sul, md, FULL),)
+        gys = gys + (get(pg + row * sgl, md, FULL),)
+        if HAS_Z:
+            zs = zs + (get(pz + row * szl, md, FULL),)
     deltas = ()
     slopes = ()
-    us = ()
     gs = ()
     carried = ()
     decays = ()
+    dzs = ()
+    dCs = ()
     for i in tl.static_range(SUB):
-        row = row_of(path, g, L, start, t, i)
-        delta = get(pd + row * sdl, md, FULL) + bi
-        uv = get(pu + row * sul, md, FULL)
-        gy = get(pg + row * sgl, md, FULL)
+        delta = raws[i] + bi
+        gy = gys[i]
         slope = delta * 0.0 + 1.0
         if SOFTPLUS:
             delta, slope = softplus_and_slope(delta)
-        B = get_turned(pbc + row * SBC, turn, NQ, W)
-        drive = delta * uv
+        B = get_turned(pbc + rows[i] * SBC, turn, NQ, W)
+        drive = delta * us[i]
         keep = 1.0
         if reset is not None:
             keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
@@ -213,29 +237,29 @@ def _steps_back(
             new = new + (left + drive[:, None] * B[q],)
         h = new
         if HAS_Z:
-            zv = get(pz + row * szl, md, FULL)
-            C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
+            C = get_turned(pbc + rows[i] * SBC + 2 * NQ * W, turn, NQ, W)
             out = sum_states(h, C, NQ)
             if HAS_D:
-                out += Dv * uv
-            gy, through = _through_gate(gy, zv)
-            put(pdz + row * DM, out * through, md, FULL)
-        put_sum(pdbc + row * SN + N, scaled(h, gy[:, None], NQ), w, N, NQ, W, BD, SPLITS)
+                out += Dv * us[i]
+            gy, through = _through_gate(gy, zs[i])
+            dzs = dzs + (out * through,)
+        dCs = dCs + (sum_channels(scaled(h, gy[:, None], NQ), w, NQ, W, BD, SPLITS),)
         deltas = deltas + (delta,)
         slopes = slopes + (slope,)
-        us = us + (uv,)
         gs = gs + (gy,)
         carried = carried + (passed,)
         decays = decays + (xs,)
+    dBs = ()
+    d_us = ()
+    d_dts = ()
     for i in tl.static_range(SUB - 1, -1, -1):
-        row = row_of(path, g, L, start, t, i)
         delta = deltas[i]
-        B = get_turned(pbc + row * SBC, turn, NQ, W)
-        C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
+        B = get_turned(pbc + rows[i] * SBC, turn, NQ, W)
+        C = get_turned(pbc + rows[i] * SBC + 2 * NQ * W, turn, NQ, W)
         gained = ()
         for q in tl.static_range(NQ):
             gained = gained + (grad[q] + gs[i][:, None] * C[q],)
-        put_sum(pdbc + row * SN, scaled(gained, (delta * us[i])[:, None], NQ), w, N, NQ, W, BD, SPLITS)
+        dBs = (sum_channels(scaled(gained, (delta * us[i])[:, None], NQ), w, NQ, W, BD, SPLITS),) + dBs
         through_B = sum_states(gained, B, NQ)
         back = ()
         sums = ()
@@ -256,8 +280,15 @@ def _steps_back(
             d_u += Dv * gs[i]
             sum_D += gs[i] * us[i]
         sum_bias += d_dt
-        put(pdu + row * DM, d_u, md, FULL)
-        put(pdd + row * DM, d_dt, md, FULL)
+        d_us = (d_u,) + d_us
+        d_dts = (d_dt,) + d_dts
+    for i in tl.static_range(SUB):
+        if HAS_Z:
+            put(pdz + rows[i] * DM, dzs[i], md, FULL)
+        put(pdu + rows[i] * DM, d_us[i], md, FULL)
+        put(pdd + rows[i] * DM, d_dts[i], md, FULL)
+        put_sum(pdbc + rows[i] * SN, dBs[i], N, NQ, W, BD, SPLITS)
+        put_sum(pdbc + rows[i] * SN + N, dCs[i], N, NQ, W, BD, SPLITS)
     return grad, sum_A, sum_D, sum_bias
 
 
@@ -331,6 +362,7 @@ def gradient_kernel(
             h = get_tiles(kept + c * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
             tl.debug_barrier()  # the last chunk's parked states have been read
             full = T // UN * UN
+            spare = park + (PARKED - 1) * (BD * NQ * W)  # what is parked there is not read
             for t in range(0, full, UN):
                 if AHEAD > 0:
                     rows = rows_ahead(path, g, L, start, t + AHEAD, T, UN)
@@ -344,24 +376,20 @@ def gradient_kernel(
                 ou = moved(path, pu, t * sul)
                 od = moved(path, pd, t * sdl)
                 obc = moved(path, pbc, t * SBC)
-                for i in tl.static_range(UN):
-                    if i % SUB == 0:
-                        _park(park + (t + i) // SUB * (BD * NQ * W) + slot, h, NQ, BD * W)
-                    row = row_of(path, g, L, start, t, i)
-                    h = _recompute(
-                        h, a, ou, od, obc, turn, bi, reset, at + t + i, row, sul, sdl, md, SBC,
-                        SOFTPLUS, N, NQ, W, BD, FULL,
-                    )  # fmt: skip
+                h = _recompute(
+                    h, a, ou, od, obc, turn, park + t // SUB * (BD * NQ * W) + slot, bi, reset, at, path, g, L, start,
+                    t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, UN, SUB,
+                )  # fmt: skip
             # steps that do not fill a SUB are parked and walked back one by one
             paired = T // SUB * SUB
             for t in range(full, T):
+                where = t // SUB + tl.maximum(t - paired, 0)
                 if t % SUB == 0 or t >= paired:
-                    where = t // SUB + tl.maximum(t - paired, 0)
                     _park(park + where * (BD * NQ * W) + slot, h, NQ, BD * W)
-                row = row_of(path, g, L, start, t, 0)
                 h = _recompute(
-                    h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn, bi,
-                    reset, at + t, row, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL,
+                    h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn,
+                    spare + slot, bi, reset, at, path, g, L, start,
+                    t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, 1, SUB,
                 )  # fmt: skip
             tl.debug_barrier()
             for m in range(0, T - paired):

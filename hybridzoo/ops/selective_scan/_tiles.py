@@ -150,8 +150,11 @@ def _split_between(x, d, LEVEL: tl.constexpr, BD: tl.constexpr, WIDTH: tl.conste
 
 
 @triton.jit
-def put_sum(p, x, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr):
-    """Store the (N,) sum over the channels of tiles that lie in TURN. SPLITS: log2 of the lesser of BD / NQ and W."""
+def sum_channels(x, w, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr):
+    """Sums over the channels of tiles that lie in TURN, spread over them for `put_sum`.
+
+    SPLITS: log2 of the lesser of BD / NQ and W.
+    """
     d = tl.arange(0, BD)
     for level in tl.static_range(1, 7):
         if NQ >> level > 0:
@@ -163,6 +166,13 @@ def put_sum(p, x, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.
         if (BD // NQ) >> level > 1:
             other = (d ^ (1 << level))[:, None] + tl.arange(0, W >> SPLITS)[None, :] * 0
             total += tl.gather(total, other, 0)
+    return total
+
+
+@triton.jit
+def put_sum(p, total, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr):
+    """Store the (N,) sums."""
+    d = tl.arange(0, BD)
     column = (d & ((1 << SPLITS) - 1))[:, None] + (tl.arange(0, W >> SPLITS) << SPLITS)[None, :]
     n = (d // (BD // NQ) % NQ * W)[:, None] + column
     tl.store(p + n, total, mask=(d % (BD // NQ) < (1 << SPLITS))[:, None] & (n < N))

@@ -21,9 +21,9 @@ class Tuning(NamedTuple):
     chunk_training: int = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
     chunk_inference: int = 128
     tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
-    unroll: int = 8
+    unroll: int = 4
     state_unroll: int = 4
-    ahead: int = 16  # steps from a row's first touch to its use
+    ahead: int = 0  # steps from a row's first touch to its use; 0: no touching
     warps: int = 1
     carry_block: int = 128
     carry_unroll: int = 8
@@ -38,7 +38,7 @@ class Tuning(NamedTuple):
     walk_tile: int = 128  # the same forward by `walk_kernel`, a few states a thread
     walk_steps: int = 4
     walk_warps: int = 1
-    walk_enough_per_sm: int = 12
+    walk_enough_per_sm: int = 10**6
     backward_enough_per_sm: int = 12
 
 
@@ -320,7 +320,7 @@ def scan_backward(
     dbias = None if dt_bias is None else run.empty(share, run.channels)
     sub = min(TUNING.backward_sub, plan.chunk)
     unroll = max(sub, min(TUNING.backward_unroll, plan.chunk))
-    parked = plan.chunk // sub + sub
+    parked = plan.chunk // sub + sub + 1
     splits = min(plan.BD * plan.W // plan.NP, plan.W).bit_length() - 1
     launch(gradient_kernel, (plan.blocks * share,),
         u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,

@@ -1,11 +1,13 @@
 """Checksums of saved weights: safetensors files have none, and a flipped bit would load as another value.
 
-`SHA256SUMS` lies beside the weights, in the format that `sha256sum --check SHA256SUMS` reads.
+`SHA256SUMS` lies beside the weights, in the format that `sha256sum --check SHA256SUMS` reads. `save_pretrained` writes
+it; `python -m hybridzoo.checksums FOLDER …` writes it for weights that came there in another way.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from hybridzoo.checkpoint_io import sha256_file
@@ -50,3 +52,8 @@ def check_sums(folder: Path, shown: str | None = None) -> None:
                 f"says {entry[1][:12]}…. It is damaged: fetch it again, or save it anew. (If you changed it on "
                 f"purpose, delete {SUMS}.)"
             )
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        write_sums(Path(argument))

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from hybridzoo import build_model
+from hybridzoo._paths import asset_root
 from hybridzoo.card import MARK
+from hybridzoo.checksums import check_sums
 from hybridzoo.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -156,6 +158,16 @@ def test_sums_in_the_format_of_sha256sum(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     (tmp_path / "SHA256SUMS").write_text(f"# a list of someone else\n{'0' * 64}  gone.safetensors\n\u00ff\n")
     build_model(tmp_path)
+
+
+SHIPPED = sorted(path.parent for path in asset_root("checkpoints").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_shipped_weights_are_the_listed_ones(folder: Path) -> None:
+    """After other weights were put there by hand: `python -m hybridzoo.checksums checkpoints/NAME`."""
+    assert "model.safetensors" in (folder / "SHA256SUMS").read_text()
+    check_sums(folder)
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -152,3 +152,21 @@ def test_exported_files_give_the_same_logits_and_boxes(suffix: str, tmp_path: Pa
         found = session.run(["pred_boxes"], {"pixel_values": pixels.numpy(), "pixel_mask": mask.numpy()})[0]
         with torch.no_grad():
             np.testing.assert_allclose(found, model(pixels, mask).pred_boxes.numpy(), atol=1e-4)
+
+
+def test_constants_of_a_size_are_kept_only_if_they_are_real() -> None:
+    """Shapes on the meta device and fake tensors leave nothing behind; neither does inference mode."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = tiny()
+    images = torch.zeros(1, 3, 80, 112)  # a size of this test alone
+    with torch.no_grad():
+        shape = tiny().eval().to("meta")(images.to("meta")).logits.shape
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert model.eval()(torch.zeros(1, 3, 80, 112)).logits.shape == shape
+    with torch.inference_mode():
+        assert model(images).logits.shape == shape
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.3]])}]
+    loss = model.train()(images, labels=labels).loss
+    loss.backward()
+    assert loss.isfinite()

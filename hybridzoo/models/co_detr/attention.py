@@ -116,7 +116,7 @@ class FeedForward(nn.Module):
             return x + self.fc2(F.relu(self.fc1(x)))
         tensors = [x.flatten(0, -2), *(t for layer in layers for t in (layer.weight, layer.bias))]
         kind = x.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             tensors = [t.to(torch.get_autocast_dtype(kind)) for t in tensors]
         return x + _TwoLinears.apply(*tensors).view_as(x)  # type: ignore[union-attr]
 

@@ -75,12 +75,15 @@ def _make_levels(shapes: tuple[tuple[int, int], ...], canvas_size: tuple[int, in
 
 
 def keeps_constants() -> bool:
-    """Whether tensors made now may be kept from call to call: they are real, and no graph is being recorded."""
+    """Whether tensors made now may be kept from call to call: they are real, and nothing is being traced.
+
+    While a CUDA graph is captured those of the calls before it are used; new ones would be copied from the host, which
+    raises there.
+    """
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
         or _get_current_dispatch_mode() is not None
-        or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
     )
 
 
@@ -91,9 +94,9 @@ def _kept_levels(*key: Any) -> Levels:
 
 
 @lru_cache(maxsize=64)
-def _kept_frequencies(*key: Any) -> Tensor:
+def _kept_frequencies(dim: int, temperature: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return _make_frequencies(*key)
+        return _make_frequencies(dim, temperature, torch.device("cpu")).to(device)
 
 
 @dataclass

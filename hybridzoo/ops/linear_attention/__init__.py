@@ -66,7 +66,7 @@ def linear_attention(
         raise InputError(f"linear_attention: decay must be ({heads},), it is {tuple(decay.shape)}")
     if not causal and (decay is not None or initial_state is not None or return_final_state):
         raise InputError("linear_attention: decay and states exist for causal=True only")
-    state = (batch, heads, keys, v.shape[3] + normalize)
+    state = (batch, heads, keys, v.shape[3] + int(normalize))
     if initial_state is not None and tuple(initial_state.shape) != state:
         raise InputError(f"linear_attention: initial_state must be {state}, it is {tuple(initial_state.shape)}")
     call = {

@@ -32,7 +32,7 @@ def linear_attention_triton_op(
 @linear_attention_triton_op.register_fake
 def _(q, k, v, decay, causal, normalize, scale, eps, initial_state):
     batch, length, heads, keys = q.shape
-    state = (heads, keys, v.shape[3] + normalize)
+    state = (heads, keys, v.shape[3] + int(normalize))  # a symbol plus a truth value fails in torch 2.11
     spans = batch * cdiv(length, kernels.TUNING.span)
     wide = {"dtype": torch.float32}
     return (

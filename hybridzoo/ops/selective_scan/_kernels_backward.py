@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._tiles import (
+from hybridzoo.ops.selective_scan._kernels_tiles import (
     LN2,
     LOG2E,
     advance,
@@ -43,93 +43,6 @@ def _through_gate(gy, z):
     """Gradient of the ungated output, and what the gate's gradient is besides the ungated output."""
     s = sigmoid(z)
     return gy * z * s, gy * s * (1.0 + z * (1.0 - s))
-
-
-@triton.jit
-def _take_back(
-    r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, md,
-    SBC: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
-):  # fmt: skip
-    delta = get(pd + row * sdl, md, FULL) + bi
-    gy = get(pg + row * sgl, md, FULL)
-    C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
-    if SOFTPLUS:
-        delta = softplus(delta)
-    if HAS_Z:
-        z = get(pz + row * szl, md, FULL)
-        gy = gy * z * sigmoid(z)
-    out = ()
-    for q in tl.static_range(NQ):
-        out = out + ((r[q] + gy[:, None] * C[q]) * tl.exp2(delta[:, None] * a[q]),)
-    return out, total + delta
-
-
-@triton.jit
-def reverse_state_kernel(
-    dt, z, gy, A, BC, bias, reset, path, states, sums, alive,
-    chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
-    sdb, sdl, szb, szl,
-    G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
-):  # fmt: skip
-    """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
-    g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
-    a = scaled(get_tiles(A + dn, md, w, False, N, NQ, W, BD, FULL), LOG2E, NQ)
-    c = tl.program_id(1).to(tl.int64)
-    start = tl.load(chunk_start + c).to(tl.int64)
-    T = tl.load(chunk_len + c)
-    b = 0 if PACKED else tl.load(chunk_seg + c).to(tl.int64)
-    origin, shared = origin_of(path, start, d, g, DG)
-    sgl = DM if path is None else DG
-    pd = dt + b * sdb + origin * sdl + d
-    SBC: tl.constexpr = G * 4 * NQ * W
-    pbc = BC + (b * L + origin) * SBC + g * (4 * NQ * W)
-    turn = (d * 0)[:, None] + w[None, :]
-    pg = gy + (b * L + origin) * sgl + shared
-    pz = pd
-    if z is not None:
-        pz = z + b * szb + origin * szl + d
-    bi = 0.0
-    if bias is not None:
-        bi = get(bias + d, md, FULL)
-    r = zero_tiles(BD, NQ, W)
-    total = tl.zeros([BD], tl.float32)
-    live = 1.0
-    at = b * L + start
-    full = T // UN * UN
-    for k in range(0, T - full):
-        t = T - 1 - k
-        row = row_of(path, g, L, start, t, 0)
-        r, total = _take_back(
-            r, total, a, moved(path, pd, t * sdl), moved(path, pz, t * szl), moved(path, pg, t * sgl),
-            moved(path, pbc, t * SBC), turn, bi, row, sdl, szl, sgl, md, SBC,
-            z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
-        )  # fmt: skip
-        if reset is not None:
-            keep = 1.0 - tl.load(reset + at + t).to(tl.float32)
-            r = scaled(r, keep, NQ)
-            live = live * keep
-    for k in range(0, full, UN):
-        t = full - UN - k
-        od = moved(path, pd, t * sdl)
-        oz = moved(path, pz, t * szl)
-        og = moved(path, pg, t * sgl)
-        obc = moved(path, pbc, t * SBC)
-        for i in tl.static_range(UN - 1, -1, -1):
-            row = row_of(path, g, L, start, t, i)
-            r, total = _take_back(
-                r, total, a, od, oz, og, obc, turn, bi, row, sdl, szl, sgl, md, SBC,
-                z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
-            )  # fmt: skip
-            if reset is not None:
-                keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
-                r = scaled(r, keep, NQ)
-                live = live * keep
-    put_tiles(states + c * DM * N + dn, r, md, w, False, N, NQ, W, BD, FULL)
-    put(sums + c * DM + d, total, md, FULL)
-    if reset is not None:
-        tl.store(alive + c, live)
 
 
 @triton.jit

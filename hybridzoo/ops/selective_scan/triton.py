@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
-from hybridzoo.ops.selective_scan._forward import output_kernel
-from hybridzoo.ops.selective_scan._kernels import carry_kernel, chunk_state_kernel
-from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel, reverse_state_kernel
-from hybridzoo.ops.selective_scan._walk import walk_kernel
+from hybridzoo.ops.selective_scan._kernels import carry_kernel, chunk_state_kernel, reverse_state_kernel
+from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
+from hybridzoo.ops.selective_scan._kernels_forward import output_kernel
+from hybridzoo.ops.selective_scan._kernels_walk import walk_kernel
 
 
 class Tuning(NamedTuple):
@@ -337,8 +337,8 @@ def scan_backward(
         dA.sum(0).to(A.dtype),
         dBC[..., 0, :].to(B.dtype, copy=True, memory_format=torch.contiguous_format),
         dBC[..., 1, :].to(C.dtype, copy=True, memory_format=torch.contiguous_format),
-        run.empty(0) if D is None else dD.sum(0).to(D.dtype),
+        run.empty(0) if D is None or dD is None else dD.sum(0).to(D.dtype),
         run.empty(0) if dz is None else dz,
-        run.empty(0) if dt_bias is None else dbias.sum(0).to(dt_bias.dtype),
+        run.empty(0) if dt_bias is None or dbias is None else dbias.sum(0).to(dt_bias.dtype),
         d_init,
     )

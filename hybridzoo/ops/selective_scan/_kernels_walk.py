@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._tiles import LOG2E, origin_of, sigmoid, softplus
+from hybridzoo.ops.selective_scan._kernels_tiles import LOG2E, origin_of, sigmoid, softplus
 
 
 @triton.jit

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.selective_scan._tiles import (
+from hybridzoo.ops.selective_scan._kernels_tiles import (
     LOG2E,
     advance,
     get,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridzoo.layers import _decode_kernels as kernels
-from hybridzoo.layers import _row_kernels as rows
+from hybridzoo.layers import _kernels_decode as kernels
+from hybridzoo.layers import _kernels_rows as rows
 from hybridzoo.ops._autograd import eager_form
 from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 

@@ -43,7 +43,7 @@ def attention_triton(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale
 
 
 def _rows(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
-    from hybridzoo.ops.hybrid_attention._prefill_kernel import prefill_kernel
+    from hybridzoo.ops.hybrid_attention._kernels_prefill import prefill_kernel
 
     (batch, heads, queries, width), (_, groups, slots, value_width) = q.shape, v.shape
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))

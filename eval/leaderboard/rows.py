@@ -50,7 +50,7 @@ LABELS = {
 }
 DIGITS = {"%": 2, "": 3, "nats": 3, "mm": 2, "px": 2}
 # Facts of a run that describe one set of weights and not the model, so that seeds still join.
-PER_SEED_SETTINGS = ("temperature",)
+PER_SEED_SETTINGS = ("temperature", "threshold", "pixel_threshold")
 # Fitted values that are reported beside the scores and are none themselves.
 NOT_SCORES = ("temperature",)
 # Metrics that stay behind a button on the page and out of LEADERBOARD.md, unless they rank; the CSV has all.
@@ -195,7 +195,8 @@ def _row_key(result: Result) -> tuple:
     settings = {k: v for k, v in result.model.settings.items() if k not in PER_SEED_SETTINGS}
     recipe = result.run.recipe if result.run else None
     source = result.provenance.source if result.run is None else None
-    return (*cohort_key(result), row_name(result), recipe, source, json.dumps(settings, sort_keys=True))
+    dtype = result.run.dtype if result.run else None
+    return (*cohort_key(result), row_name(result), recipe, source, dtype, json.dumps(settings, sort_keys=True))
 
 
 def row_name(result: Result) -> str:
@@ -322,10 +323,14 @@ def _rows(entries: list[Entry]) -> list[Row]:
                 scores=join_scores([m.result.metrics for m in members]),
             )
         )
-    labels = [row.label for row in rows]
-    for row in rows:  # one model by two recipes: both need a name
-        if labels.count(row.label) > 1 and row.recipe:
-            row.label += f" ({row.recipe})"
+    # one model by two recipes, or in two precisions: both need a name
+    for fact in ("recipe", "dtype"):
+        found: dict[str, set[str | None]] = {}
+        for row in rows:
+            found.setdefault(row.label, set()).add(getattr(row.first.run, fact, None))
+        for row in rows:
+            if len(found[row.label]) > 1 and (value := getattr(row.first.run, fact, None)):
+                row.label += f" ({value})"
     return rows
 
 

@@ -39,6 +39,27 @@ def test_runs_of_a_recipe_join_across_their_run_folders(tmp_path):
     assert row.scores["top1"].value == 90.5
 
 
+def test_thresholds_fitted_to_a_seed_do_not_part_the_seeds(tmp_path):
+    for seed in range(2):
+        made = make_result(values={"top1": 90.0 + seed}, seed=seed, date=f"2026-01-31T12:00:0{seed}Z")
+        settings = {"image_size": 128, "threshold": 0.1 + seed, "pixel_threshold": 0.2 + seed}
+        write(replace(made, model=replace(made.model, settings=settings)), tmp_path)
+    rows, _ = rows_of(tmp_path)
+    (row,) = rows.values()
+    assert len(row.entries) == 2
+
+
+def test_the_same_weights_in_another_precision_are_another_row(tmp_path):
+    write(make_result(values={"top1": 90.0}), tmp_path)
+    again = make_result(values={"top1": 89.0}, date="2026-01-31T12:00:01Z")  # newer, and no repetition of the first
+    write(replace(again, run=replace(again.run, dtype="bfloat16")), tmp_path)
+    _, table = rows_of(tmp_path)
+    assert {row.label: row.scores["top1"].value for _, row in table.rows} == {
+        "iformer_mini (float32)": 90.0,
+        "iformer_mini (bfloat16)": 89.0,
+    }
+
+
 def test_other_settings_and_recipes_stay_apart(tmp_path):
     first = make_result(values={"top1": 90.0})
     run = replace(first.run, recipe="short")

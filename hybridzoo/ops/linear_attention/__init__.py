@@ -160,7 +160,7 @@ OP = register_op(
                 devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                auto_veto="not yet checked on a GPU",
+                auto_veto="wrong on a GPU in two cases with the normaliser",
             ),
             Backend(name="torch", priority=0, run=attention_torch, exportable=True),
         ),

@@ -107,7 +107,6 @@ OP = register_op(
                 devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                auto_veto="right on a GPU, but timed there in one shape only",
             ),
             Backend(name="torch", priority=0, run=conv_torch, exportable=True),
         ),

@@ -183,24 +183,32 @@ def attention_case(
     causal: bool = True,
     decay: bool = False,
     state: bool = False,
+    positive: bool = False,
+    eps: float = 1e-6,
 ) -> Example:
     call = {
         "q": torch.rand(B, T, H, K).to(dtype),
         "k": torch.rand(B, T, H, K).to(dtype),
-        "v": torch.randn(B, T, H, V).to(dtype),
+        "v": (torch.rand if positive else torch.randn)(B, T, H, V).to(dtype),
         "decay": torch.linspace(0.0, 3.0, H) if decay else None,
         "causal": causal,
         "normalize": normalize,
         "scale": 0.4,
-        "eps": 1e-6,
+        "eps": eps,
         "initial_state": torch.rand(B, H, K, V + normalize) if state else None,
     }
     return example_of(call)
 
 
 def run_attention() -> dict[str, Any]:
+    from hybridzoo.ops.linear_attention import _kernels
     from hybridzoo.ops.linear_attention import triton as launch
     from hybridzoo.ops.linear_attention.custom_ops import linear_attention_triton_op
+
+    if DEVICE == "cpu":  # the interpreter has no products of bf16: what has been rounded is multiplied in fp32
+        import _kernels_widened
+
+        _kernels.dot = _kernels_widened.dot
 
     cases = {
         "T1": attention_case(1, 1, 1, 4, 3),
@@ -217,6 +225,11 @@ def run_attention() -> dict[str, Any]:
         "fp16": attention_case(1, 70, 2, 16, 16, torch.float16),  # the interpreter has no matrix products of bf16
         "decay-fp16": attention_case(1, 130, 2, 16, 16, torch.float16, decay=True),
         "normalised-fp16": attention_case(1, 70, 2, 16, 16, torch.float16, normalize=True),
+        # q, k and v positive: the gradient of q is small beside the sums that it is a difference of
+        "positive-bf16": attention_case(1, 300, 2, 8, 12, torch.bfloat16, True, state=True, positive=True),
+        "positive-decay-bf16": attention_case(1, 300, 2, 8, 12, torch.bfloat16, True, decay=True, positive=True),
+        "positive-non-causal-bf16": attention_case(1, 600, 2, 8, 12, torch.bfloat16, True, False, positive=True),
+        "positive-eps": attention_case(1, 70, 1, 8, 12, normalize=True, positive=True, eps=3.0),
     }
     if DEVICE == "cuda":
         cases["real"] = attention_case(2, 1000, 4, 64, 256, state=True)
@@ -226,6 +239,11 @@ def run_attention() -> dict[str, Any]:
         cases["real-normalised-bf16"] = attention_case(2, 3000, 1, 64, 256, torch.bfloat16, normalize=True)
         cases["real-non-causal-bf16"] = attention_case(2, 3000, 1, 64, 256, torch.bfloat16, True, False)
         cases["real-K256-bf16"] = attention_case(1, 700, 2, 256, 256, torch.bfloat16)
+        cases["real-positive-decay-bf16"] = attention_case(
+            1, 3000, 2, 64, 256, torch.bfloat16, True, decay=True, state=True, positive=True
+        )
+        cases["real-positive-K128-bf16"] = attention_case(1, 700, 2, 128, 128, torch.bfloat16, True, positive=True)
+        cases["real-positive-K256-bf16"] = attention_case(1, 700, 2, 256, 128, torch.bfloat16, True, positive=True)
         cases["real-K128"] = attention_case(1, 300, 2, 128, 96, normalize=True)
         cases["real-K64-fp16"] = attention_case(3, 333, 2, 64, 128, torch.float16)
     by_name = {b.name: b for b in get_op("linear_attention").backends}

@@ -196,7 +196,7 @@ def values_kernel(
 @triton.jit
 def keys_kernel(
     x, v, y, row_factor, column_factor, row_bias, column_bias, decay, states, own, out, shares,
-    T, heads, K, V, WIDTH, SPANS, scale, state_scale,
+    T, heads, K, V, WIDTH, SPANS, scale, state_scale, eps,
     NORMALIZE: tl.constexpr, CAUSAL: tl.constexpr, FLIP: tl.constexpr,
     C: tl.constexpr, SPAN: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
@@ -206,8 +206,12 @@ def keys_kernel(
     x and v have V channels, y and the result K. The bias, of row i or of column j, comes with NORMALIZE: it stands for
     the product of the extra value of one with its gradient.
 
-    `own` holds what `out` is the gradient of; then `shares` (rows, H) gets the rows' part of the gradient of decay:
-    every term of own . out times minus its age; FLIP: of the terms with the state alone, since the others count once.
+    `own` holds what `out` is the gradient of. `shares` (rows, H) gets the rows' part of the gradient of decay: every
+    term of own . out times minus its age; FLIP: of the terms with the state alone, since the others count once.
+
+    The gradient of a normalised q is a difference of sums a hundred times larger. So a row bias makes terms small
+    before they are rounded, the state loses what its rows share, and the bias, made of rounded outputs, is put
+    right (in place) by what must hold exactly: eps aside, q . (gradient of q) = 0, because q's length cancels in o.
     """
     tile = tl.program_id(0)
     head = tl.program_id(1)
@@ -229,28 +233,43 @@ def keys_kernel(
         owner = row.to(tl.int64)
     base = (owner * heads + head) * K * WIDTH
     total = tl.zeros([C, BK], tl.float32)
+    mine = tl.full([C], 1.0, tl.float32)
+    if NORMALIZE:
+        column = tl.load(states + base + d * WIDTH + V, mask=d < K, other=0.0)
+        beside = mine
+    if row_bias is not None:
+        mine = load_rows(row_bias, start + local, heads, head, valid)
+        beside = mine
+        common = column / tl.maximum(tl.sum(column * column, axis=0), 1e-30)
     for i in range(NV):
         e = i * BV + tl.arange(0, BV)
         left = load_tile(x, start + local, heads, head, valid, e, V)
         state = state_tile(states, base, d, e, K, V, WIDTH)
+        if row_bias is not None:
+            mean = tl.sum(state * common[:, None], axis=0)  # column times mean is nearest to the state
+            state -= column[:, None] * mean[None, :]
+            beside += tl.sum(left.to(tl.float32) * mean[None, :], axis=1)
         total += dot(left, tl.trans(state.to(left.dtype)))
-    mine = tl.full([C], 1.0, tl.float32)
-    if row_bias is not None:
-        mine = load_rows(row_bias, start + local, heads, head, valid)
     if NORMALIZE:
-        column = tl.load(states + base + d * WIDTH + V, mask=d < K, other=0.0)
-        total += mine[:, None] * column[None, :]
+        total += beside[:, None] * column[None, :]
     total *= state_scale
+    if row_bias is not None:  # what the bias has been multiplied with
+        weights = tl.zeros([C, BK], tl.float32) + (column * state_scale)[None, :]
     if CAUSAL:
         rate = 0.0
         if decay is not None:
             rate = tl.load(decay + head).to(tl.float32)
             age = tl.where(valid, (length - 1 - local) if FLIP else (local + 1), 0).to(tl.float32)
             total *= tl.exp(-rate * age)[:, None]
-        if own is not None:
+            if row_bias is not None:
+                weights *= tl.exp(-rate * age)[:, None]
+        if shares is not None:
             carrier = load_tile(own, start + local, heads, head, valid, d, K).to(tl.float32)
             share = -age * tl.sum(carrier * total, axis=1)
             lagged = tl.zeros([C, BK], tl.float32)
+            if row_bias is not None:
+                excess = -age * tl.sum(carrier * weights, axis=1)
+                lagged_weights = tl.zeros([C, BK], tl.float32)
         low = inner if FLIP else 0
         high = (length + C - 1) // C if FLIP else inner + 1
         for j in range(low, high):
@@ -266,23 +285,34 @@ def keys_kernel(
                 scores += mine[:, None]
             if column_bias is not None:
                 scores += load_rows(column_bias, start + others, heads, head, there)[None, :]
-            scores *= scale
             lag = (others[None, :] - local[:, None]) if FLIP else (local[:, None] - others[None, :])
+            aged = tl.where(lag >= 0, scale, 0.0)
             if decay is not None:
-                scores *= tl.exp(-rate * tl.maximum(lag, 0).to(tl.float32))
+                aged *= tl.exp(-rate * tl.maximum(lag, 0).to(tl.float32))
             if column_factor is not None:
-                scores *= load_rows(column_factor, start + others, heads, head, there)[None, :]
-            scores = tl.where(lag >= 0, scores, 0.0)
+                aged *= load_rows(column_factor, start + others, heads, head, there)[None, :]
+            scores *= aged
             key = load_tile(y, start + others, heads, head, there, d, K)
             total += dot(scores.to(key.dtype), key)
-            if own is not None and not FLIP:
+            if row_bias is not None:
+                weights += dot(aged.to(key.dtype), key)
+            if shares is not None and not FLIP:
                 lagged += dot((scores * (lag.to(tl.float32) / SPAN)).to(key.dtype), key)
-        if own is not None and not FLIP:
+                if row_bias is not None:
+                    lagged_weights += dot((aged * (lag.to(tl.float32) / SPAN)).to(key.dtype), key)
+        if shares is not None and not FLIP:
             share -= SPAN * tl.sum(carrier * lagged, axis=1)
     if row_factor is not None:
         factor = load_rows(row_factor, start + local, heads, head, valid)
+        if row_bias is not None:
+            query = load_tile(own, start + local, heads, head, valid, d, K).to(tl.float32)
+            wrong = (tl.sum(query * total, axis=1) + eps * mine) * factor
+            total -= wrong[:, None] * weights
+            if shares is not None:
+                share -= wrong * (excess - SPAN * tl.sum(carrier * lagged_weights, axis=1))
+            tl.store(row_bias + (start + local) * heads + head, mine - wrong, mask=valid)
         total *= factor[:, None]
-    if own is not None:
+    if shares is not None:
         if row_factor is not None:
             share *= factor
         tl.store(shares + (start + local) * heads + head, share, mask=valid)

@@ -54,6 +54,7 @@ def linear_attention_triton_backward(
     causal: bool,
     normalize: bool,
     scale: float,
+    eps: float,
     out: Tensor,
     final: Tensor,
     states: Tensor,
@@ -62,18 +63,18 @@ def linear_attention_triton_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `hybridzoo.ops.linear_attention.triton.attention_backward`."""
     return kernels.attention_backward(
-        grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums, learned
+        grad_out, grad_final, q, k, v, decay, causal, normalize, scale, eps, out, final, states, sums, learned
     )
 
 
 @linear_attention_triton_backward.register_fake
-def _(grad_out, grad_final, q, k, v, decay, causal, normalize, scale, out, final, states, sums, learned):
+def _(grad_out, grad_final, q, k, v, decay, causal, normalize, scale, eps, out, final, states, sums, learned):
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     return *grads, final.new_empty(final.shape), final.new_empty(q.shape[2] if learned else 0)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, decay, ctx.causal, ctx.normalize, ctx.scale, _, initial = inputs
+    q, k, v, decay, ctx.causal, ctx.normalize, ctx.scale, ctx.eps, initial = inputs
     out, final, states, sums = output
     ctx.state_dtype = None if initial is None else initial.dtype
     ctx.set_materialize_grads(False)
@@ -91,9 +92,8 @@ def _backward(
     q, k, v, decay, out, final, states, sums = ctx.saved_tensors
     grad_out = torch.zeros_like(v) if grad_out is None else grad_out
     learned = decay is not None and ctx.needs_input_grad[3]
-    *grads, state, rate = run(
-        grad_out, grad_final, q, k, v, decay, ctx.causal, ctx.normalize, ctx.scale, out, final, states, sums, learned
-    )
+    options = ctx.causal, ctx.normalize, ctx.scale, ctx.eps
+    *grads, state, rate = run(grad_out, grad_final, q, k, v, decay, *options, out, final, states, sums, learned)
     grad_decay = None if decay is None or not learned else rate.to(decay.dtype)
     return *grads, grad_decay, *[None] * 4, None if ctx.state_dtype is None else state.to(ctx.state_dtype)
 

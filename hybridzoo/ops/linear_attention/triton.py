@@ -9,7 +9,7 @@ What the kernels get (o' stands for the gradient of o, s for the denominators, R
       o                q  k  v   -              no        with S
       gradient of v    k  q  o'  1 / s          yes       with R
     keys               x  v  y   rows   columns
-      gradient of q    o' v  k   1 / s  -       no        with S
+      gradient of q    o' v  k   1 / s  -       no        with S; puts the bias right
       gradient of k    v  o' q   -      1 / s   yes       with R
 """
 
@@ -121,7 +121,7 @@ def attention_forward(
 
 def attention_backward(
     grad_out: Tensor, grad_final: Tensor | None, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, causal: bool,
-    normalize: bool, scale: float, out: Tensor, final: Tensor, states: Tensor, sums: Tensor, learned: bool,
+    normalize: bool, scale: float, eps: float, out: Tensor, final: Tensor, states: Tensor, sums: Tensor, learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v (in their dtypes), of the initial state, and if `learned` of decay (H,) fp32, else empty."""
     dtype = q.dtype
@@ -135,19 +135,25 @@ def attention_backward(
         launch(_kernels.quotient_kernel, (cdiv(sums.numel(), 64),),
             grad_out, out, sums, factor, bias, sums.numel(), shape.values, C=64, BV=64, NV=cdiv(shape.values, 64),
         )  # fmt: skip
-    after, grad_initial = _states(q, grad_out, factor, bias, decay, grad_final, shape, normalize, True, scale)
-    before, after = (states, after) if causal else (final, grad_initial)
+    before = states if causal else final
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     keys = {**_constants(shape, normalize, CAUSAL=causal), "NV": cdiv(shape.values, shape.BV)}
+    queries = dict(keys)
+    if normalize:  # one more matrix in registers, two for the gradient of decay
+        queries |= {"BV": 64, "NV": cdiv(shape.values, 64)}
+        queries["num_warps"] = 8 if shape.BK > 64 or learned or dtype == torch.float32 else 4
     shares = torch.empty(2, *q.shape[:3], dtype=torch.float32, device=q.device) if learned else [None, None]
     launch(_kernels.keys_kernel, (shape.tiles, shape.heads),
-        grad_out, v, k, factor, None, bias, None, decay, before, q if learned else None, grads[0], shares[0],
-        *shape.numbers, scale, scale, FLIP=False, **keys,
+        grad_out, v, k, factor, None, bias, None, decay, before, q, grads[0], shares[0],
+        *shape.numbers, scale, scale, eps, FLIP=False, **queries,
     )  # fmt: skip
+    # from here on the bias is exact
+    after, grad_initial = _states(q, grad_out, factor, bias, decay, grad_final, shape, normalize, True, scale)
+    after = after if causal else grad_initial
     # R is scaled already, because the gradient of the final state, which it starts from, must not be
     launch(_kernels.keys_kernel, (shape.tiles, shape.heads),
-        v, grad_out, q, None, factor, None, bias, decay, after, k if learned else None, grads[1], shares[1],
-        *shape.numbers, scale, 1.0, FLIP=True, **keys,
+        v, grad_out, q, None, factor, None, bias, decay, after, k, grads[1], shares[1],
+        *shape.numbers, scale, 1.0, 0.0, FLIP=True, **keys,
     )  # fmt: skip
     launch(_kernels.values_kernel, (cdiv(shape.values, shape.BV), shape.tiles, shape.heads),
         k, q, grad_out, factor, decay, after, grads[2], sums, *shape.numbers, scale, 1.0, 0.0,

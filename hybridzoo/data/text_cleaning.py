@@ -21,6 +21,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hybridzoo.errors import ConfigError, InputError, unknown
@@ -71,7 +72,7 @@ def clean_text(text: str, mode: str = "none", *, lemmatize: Callable[[str], str]
 def cleaner(mode: str) -> Callable[[str], str]:
     """`clean_text` with the mode fixed; an unknown mode raises at once, not at the first text."""
     clean_text("", mode)
-    return lambda text: clean_text(text, mode)
+    return partial(clean_text, mode=mode)
 
 
 def strip_html(text: str) -> str:

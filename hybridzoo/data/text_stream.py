@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hybridzoo.data.readers.corpus import documents, kind_of
 from hybridzoo.errors import ConfigError, DataError
 
 Document = tuple[str, str]
-Shard = Callable[[], Iterator[Document]]
+Shard = Callable[[], Iterator[Document]]  # can be pickled, for the workers of a DataLoader
 IGNORED = -100  # a label that the loss leaves out
 
 
@@ -38,11 +39,7 @@ def file_shards(root: str | Path, **options: Any) -> list[Shard]:
     paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and kind_of(p))
     if not paths:
         raise DataError(f"{root} holds no .txt or .jsonl file (also .gz, .bz2, .xz) to stream")
-    return [_file_shard(path, options) for path in paths]
-
-
-def _file_shard(path: Path, options: Mapping[str, Any]) -> Shard:
-    return lambda: documents(path, **options)
+    return [partial(documents, path, **options) for path in paths]
 
 
 def hub_shards(
@@ -63,23 +60,26 @@ def hub_shards(
     except Exception as error:  # datasets raises its own, the hub's and the network's exceptions
         raise DataError(f"`datasets` cannot stream {root!r}: {type(error).__name__}: {error}") from error
 
-    def shard(number: int, count: int) -> Shard:
-        def read() -> Iterator[Document]:
-            for row_number, row in enumerate(table.shard(count, number)):
-                if text_column not in row:
-                    raise DataError(f"{root} has no column {text_column!r} ({', '.join(row)}); give text_column=")
-                if row[text_column]:
-                    yield f"{number}/{row_number}", row[text_column]
-
-        return read
-
     count = max(getattr(table, "num_shards", 1), 1)
-    return [shard(number, count) for number in range(count)]
+    return [partial(_hub_documents, table, root, text_column, count, number) for number in range(count)]
+
+
+def _hub_documents(table: Any, root: str, text_column: str, count: int, number: int) -> Iterator[Document]:
+    for row_number, row in enumerate(table.shard(count, number)):
+        if text_column not in row:
+            raise DataError(f"{root} has no column {text_column!r} ({', '.join(row)}); give text_column=")
+        if row[text_column]:
+            yield f"{number}/{row_number}", row[text_column]
 
 
 def memory_shard(texts: Sequence[str], ids: Sequence[str] | None = None) -> Shard:
     """Documents that are in memory already, as one shard."""
-    return lambda: ((str(i) if ids is None else ids[i], texts[i]) for i in range(len(texts)))
+    return partial(_documents_in_memory, texts, ids)
+
+
+def _documents_in_memory(texts: Sequence[str], ids: Sequence[str] | None) -> Iterator[Document]:
+    for i in range(len(texts)):
+        yield str(i) if ids is None else ids[i], texts[i]
 
 
 class StreamSplit:
@@ -115,7 +115,11 @@ def hold_out(shards: Sequence[Shard], count: int) -> tuple[list[Document], list[
             f"the first shard of the stream has {len(first)} documents, too few to hold out {count} for validation; "
             "give files for validation beside those for train, or a smaller data.options.validation_documents"
         )
-    return first[:count], [lambda: islice(shards[0](), count, None), *shards[1:]]
+    return first[:count], [partial(_without_first, shards[0], count), *shards[1:]]
+
+
+def _without_first(shard: Shard, count: int) -> Iterator[Document]:
+    return islice(shard(), count, None)
 
 
 class TextStream:

@@ -185,6 +185,10 @@ class StreamedText(Dataset):
         self.next, self._iterator = 0, iter(stream)
         self.places: dict[int, Mapping[str, Any]] = {0: stream.state_dict()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker of a DataLoader: an iterator cannot be pickled, so the first batch moves to its place anew."""
+        return {**self.__dict__, "next": -1, "_iterator": iter(())}
+
     def __len__(self) -> int:
         return self.length
 

@@ -112,6 +112,20 @@ class DetectionDataset(Dataset):
         return self.collator.batch(scenes)
 
 
+class RandomSample:
+    """Calls draw a sample of a split from torch's global generator, for copy-paste.
+
+    Args:
+        split: drawn from.
+    """
+
+    def __init__(self, split: DetectionSplit):
+        self.split = split
+
+    def __call__(self) -> Mapping[str, Any]:
+        return self.split[int(torch.randint(len(self.split), ()))]
+
+
 def oversampled(split: DetectionSplit, share: float) -> np.ndarray:
     """Indices of a split in which images of rare classes are repeated, as LVIS recipes do.
 
@@ -147,10 +161,7 @@ def train_dataset(
     chosen = DetectionAugment.from_options(augment)
     processor = processor_for(config)
 
-    def other() -> Mapping[str, Any]:
-        return split[int(torch.randint(len(split), ()))]
-
-    transform = TrainTransform(processor, chosen, other)
+    transform = TrainTransform(processor, chosen, RandomSample(split))
     if oversample is not None and oversample <= 0:
         raise ConfigError(f"oversample={oversample}: give a share of images above 0, e.g. 0.001, or null")
     indices = None if oversample is None else oversampled(split, oversample)

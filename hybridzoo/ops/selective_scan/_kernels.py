@@ -24,14 +24,15 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     advance,
     get,
     get_row,
+    get_steps,
     get_tiles,
-    get_turned,
     moved,
     origin_of,
     place,
     put,
     put_tiles,
     row_of,
+    rows_of,
     scaled,
     sigmoid,
     softplus,
@@ -41,16 +42,25 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
 
 @triton.jit
 def _absorb(
-    h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w,
+    h, total, live, a, pu, pd, pb, bi, reset, at, path, g, L, start, t, sul, sdl, md, w,
     SBL: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    delta = get(pd + row * sdl, md, FULL) + bi
-    uv = get(pu + row * sul, md, FULL)
-    B = get_row(pb + row * SBL, w, N, NQ, W, BD)
-    if SOFTPLUS:
-        delta = softplus(delta)
-    return advance(h, a, delta, delta * uv, B, NQ), total + delta
+    rows = rows_of(path, g, L, start, t, COUNT)
+    deltas = get_steps(pd, rows, sdl, md, FULL, COUNT, BD)
+    us = get_steps(pu, rows, sul, md, FULL, COUNT, BD)
+    for i in tl.static_range(COUNT):
+        if reset is not None:
+            keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
+            h = scaled(h, keep, NQ)
+            live = live * keep
+        B = get_row(pb + row_of(path, g, L, start, t, i) * SBL, w, N, NQ, W)
+        delta = deltas[i] + bi
+        if SOFTPLUS:
+            delta = softplus(delta)
+        h = advance(h, a, delta, delta * us[i], B, NQ)
+        total += delta
+    return h, total, live
 
 
 @triton.jit
@@ -59,7 +69,7 @@ def chunk_state_kernel(
     chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sub, sul, sdb, sdl, sbb, sbg,
     SBL: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """State at the end of every chunk from zero, the chunk's sum of delta, and 0 in `alive` if a reset lies in it."""
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
@@ -79,24 +89,19 @@ def chunk_state_kernel(
     total = tl.zeros([BD], tl.float32)
     live = 1.0
     full = T // UN * UN
-    for t in range(0, full, UN):
-        for i in tl.static_range(UN):
-            if reset is not None:
-                keep = 1.0 - tl.load(reset + b * L + start + t + i).to(tl.float32)
-                h = scaled(h, keep, NQ)
-                live = live * keep
-            row = row_of(path, g, L, start, t, i)
-            h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w, SBL, SOFTPLUS, N, NQ, W, BD, FULL)
+    for t in tl.range(0, full, UN, num_stages=STAGES):
+        h, total, live = _absorb(
+            h, total, live, a, pu, pd, pb, bi, reset, b * L + start, path, g, L, start, t, sul, sdl, md, w,
+            SBL, SOFTPLUS, N, NQ, W, BD, FULL, UN,
+        )  # fmt: skip
         pu = moved(path, pu, UN * sul)
         pd = moved(path, pd, UN * sdl)
         pb = moved(path, pb, UN * SBL)
     for t in range(full, T):
-        if reset is not None:
-            keep = 1.0 - tl.load(reset + b * L + start + t).to(tl.float32)
-            h = scaled(h, keep, NQ)
-            live = live * keep
-        row = row_of(path, g, L, start, t, 0)
-        h, total = _absorb(h, total, a, pu, pd, pb, bi, row, sul, sdl, md, w, SBL, SOFTPLUS, N, NQ, W, BD, FULL)
+        h, total, live = _absorb(
+            h, total, live, a, pu, pd, pb, bi, reset, b * L + start, path, g, L, start, t, sul, sdl, md, w,
+            SBL, SOFTPLUS, N, NQ, W, BD, FULL, 1,
+        )  # fmt: skip
         pu = moved(path, pu, sul)
         pd = moved(path, pd, sdl)
         pb = moved(path, pb, SBL)
@@ -108,22 +113,35 @@ def chunk_state_kernel(
 
 @triton.jit
 def _take_back(
-    r, total, a, pd, pz, pg, pbc, turn, bi, row, sdl, szl, sgl, md,
+    r, total, live, a, pd, pz, pg, pbc, bi, reset, at, path, g, L, start, t, sdl, szl, sgl, md, w,
     SBC: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr,
-    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    delta = get(pd + row * sdl, md, FULL) + bi
-    gy = get(pg + row * sgl, md, FULL)
-    C = get_turned(pbc + row * SBC + 2 * NQ * W, turn, NQ, W)
-    if SOFTPLUS:
-        delta = softplus(delta)
+    rows = rows_of(path, g, L, start, t, COUNT)
+    deltas = get_steps(moved(path, pd, t * sdl), rows, sdl, md, FULL, COUNT, BD)
+    gys = get_steps(moved(path, pg, t * sgl), rows, sgl, md, FULL, COUNT, BD)
+    zs = gys
     if HAS_Z:
-        z = get(pz + row * szl, md, FULL)
-        gy = gy * z * sigmoid(z)
-    out = ()
-    for q in tl.static_range(NQ):
-        out = out + ((r[q] + gy[:, None] * C[q]) * tl.exp2(delta[:, None] * a[q]),)
-    return out, total + delta
+        zs = get_steps(moved(path, pz, t * szl), rows, szl, md, FULL, COUNT, BD)
+    pbc = moved(path, pbc, t * SBC)
+    for i in tl.static_range(COUNT - 1, -1, -1):
+        C = get_row(pbc + row_of(path, g, L, start, t, i) * SBC + 2 * NQ * W, w, N, NQ, W)
+        delta = deltas[i] + bi
+        if SOFTPLUS:
+            delta = softplus(delta)
+        gy = gys[i]
+        if HAS_Z:
+            gy = gy * zs[i] * sigmoid(zs[i])
+        out = ()
+        for q in tl.static_range(NQ):
+            out = out + ((r[q] + gy[:, None] * C[q]) * tl.exp2(delta[:, None] * a[q]),)
+        r = out
+        total += delta
+        if reset is not None:
+            keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
+            r = scaled(r, keep, NQ)
+            live = live * keep
+    return r, total, live
 
 
 @triton.jit
@@ -132,7 +150,7 @@ def reverse_state_kernel(
     chunk_seg, chunk_start, chunk_len, DM, DG, NBG, L,
     sdb, sdl, szb, szl,
     G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """What every chunk adds to the gradient of the state before it, with the sum of delta and `alive` as above."""
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
@@ -146,7 +164,6 @@ def reverse_state_kernel(
     pd = dt + b * sdb + origin * sdl + d
     SBC: tl.constexpr = G * 4 * NQ * W
     pbc = BC + (b * L + origin) * SBC + g * (4 * NQ * W)
-    turn = (d * 0)[:, None] + w[None, :]
     pg = gy + (b * L + origin) * sgl + shared
     pz = pd
     if z is not None:
@@ -160,33 +177,15 @@ def reverse_state_kernel(
     at = b * L + start
     full = T // UN * UN
     for k in range(0, T - full):
-        t = T - 1 - k
-        row = row_of(path, g, L, start, t, 0)
-        r, total = _take_back(
-            r, total, a, moved(path, pd, t * sdl), moved(path, pz, t * szl), moved(path, pg, t * sgl),
-            moved(path, pbc, t * SBC), turn, bi, row, sdl, szl, sgl, md, SBC,
-            z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
+        r, total, live = _take_back(
+            r, total, live, a, pd, pz, pg, pbc, bi, reset, at, path, g, L, start, T - 1 - k, sdl, szl, sgl, md, w,
+            SBC, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, 1,
         )  # fmt: skip
-        if reset is not None:
-            keep = 1.0 - tl.load(reset + at + t).to(tl.float32)
-            r = scaled(r, keep, NQ)
-            live = live * keep
-    for k in range(0, full, UN):
-        t = full - UN - k
-        od = moved(path, pd, t * sdl)
-        oz = moved(path, pz, t * szl)
-        og = moved(path, pg, t * sgl)
-        obc = moved(path, pbc, t * SBC)
-        for i in tl.static_range(UN - 1, -1, -1):
-            row = row_of(path, g, L, start, t, i)
-            r, total = _take_back(
-                r, total, a, od, oz, og, obc, turn, bi, row, sdl, szl, sgl, md, SBC,
-                z is not None, SOFTPLUS, N, NQ, W, BD, FULL,
-            )  # fmt: skip
-            if reset is not None:
-                keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
-                r = scaled(r, keep, NQ)
-                live = live * keep
+    for k in tl.range(0, full, UN, num_stages=STAGES):
+        r, total, live = _take_back(
+            r, total, live, a, pd, pz, pg, pbc, bi, reset, at, path, g, L, start, full - UN - k, sdl, szl, sgl, md, w,
+            SBC, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, UN,
+        )  # fmt: skip
     put_tiles(states + c * DM * N + dn, r, md, w, False, N, NQ, W, BD, FULL)
     put(sums + c * DM + d, total, md, FULL)
     if reset is not None:

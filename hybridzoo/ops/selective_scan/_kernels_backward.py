@@ -16,6 +16,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     LOG2E,
     advance,
     get,
+    get_steps,
     get_tiles,
     get_turned,
     moved,
@@ -25,7 +26,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     put_sum,
     put_tiles,
     row_of,
-    rows_ahead,
+    rows_of,
     scaled,
     sigmoid,
     softplus,
@@ -33,7 +34,6 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     states_of,
     sum_channels,
     sum_states,
-    touch,
     zero_tiles,
 )
 
@@ -65,15 +65,10 @@ def _recompute(
     SBC: tl.constexpr, SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
     FULL: tl.constexpr, COUNT: tl.constexpr, SUB: tl.constexpr,
 ):  # fmt: skip
-    """The state COUNT steps after t; one is parked every SUB steps. Loads come before stores, as in the forward."""
-    deltas = ()
-    us = ()
-    Bs = ()
-    for i in tl.static_range(COUNT):
-        row = row_of(path, g, L, start, t, i)
-        deltas = deltas + (get(pd + row * sdl, md, FULL),)
-        us = us + (get(pu + row * sul, md, FULL),)
-        Bs = Bs + (get_turned(pbc + row * SBC, turn, NQ, W),)
+    """The state COUNT steps after t; one is parked every SUB steps."""
+    many = rows_of(path, g, L, start, t, COUNT)
+    deltas = get_steps(pd, many, sdl, md, FULL, COUNT, BD)
+    us = get_steps(pu, many, sul, md, FULL, COUNT, BD)
     for i in tl.static_range(COUNT):
         if i % SUB == 0:
             _park(park + i // SUB * (BD * NQ * W), h, NQ, BD * W)
@@ -82,7 +77,8 @@ def _recompute(
             delta = softplus(delta)
         if reset is not None:
             h = scaled(h, 1.0 - tl.load(reset + at + t + i).to(tl.float32), NQ)
-        h = advance(h, a, delta, delta * us[i], Bs[i], NQ)
+        B = get_turned(pbc + row_of(path, g, L, start, t, i) * SBC, turn, NQ, W)
+        h = advance(h, a, delta, delta * us[i], B, NQ)
     return h
 
 
@@ -106,19 +102,16 @@ def _steps_back(
     pdz = moved(path, pdz, t * DM)
     pdbc = moved(path, pdbc, t * SN)
     h = hs
+    many = rows_of(path, g, L, start, t, SUB)
+    raws = get_steps(pd, many, sdl, md, FULL, SUB, BD)
+    us = get_steps(pu, many, sul, md, FULL, SUB, BD)
+    gys = get_steps(pg, many, sgl, md, FULL, SUB, BD)
+    zs = gys
+    if HAS_Z:
+        zs = get_steps(pz, many, szl, md, FULL, SUB, BD)
     rows = ()
-    raws = ()
-    us = ()
-    gys = ()
-    zs = ()
     for i in tl.static_range(SUB):
-        row = row_of(path, g, L, start, t, i)
-        rows = rows + (row,)
-        raws = raws + (get(pd + row * sdl, md, FULL),)
-        us = us + (get(pu + row * sul, md, FULL),)
-        gys = gys + (get(pg + row * sgl, md, FULL),)
-        if HAS_Z:
-            zs = zs + (get(pz + row * szl, md, FULL),)
+        rows = rows + (row_of(path, g, L, start, t, i),)
     deltas = ()
     slopes = ()
     gs = ()
@@ -213,7 +206,8 @@ def gradient_kernel(
     sub, sul, sdb, sdl, szb, szl,
     G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     ONE_PASS: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr,
-    SPLITS: tl.constexpr, PARKED: tl.constexpr, UN: tl.constexpr, AHEAD: tl.constexpr,
+    SPLITS: tl.constexpr, PARKED: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
+    BACK_STAGES: tl.constexpr,
 ):  # fmt: skip
     """A program takes every share-th chunk (in ONE_PASS segment) of its block of channels."""
     blk = tl.program_id(0) % blocks
@@ -235,9 +229,6 @@ def gradient_kernel(
     SN: tl.constexpr = G * 2 * N
     SBC: tl.constexpr = G * 4 * NQ * W
     turn = states_of(0, w, True, NQ, W, BD)
-    block = (blk % NBG) * BD
-    width = DG - block
-    seen = tl.zeros([UN * 4], tl.float32)
     for visit in range(0, tl.cdiv(works - own, share)):
         work = own + visit * share
         if ONE_PASS:
@@ -270,22 +261,12 @@ def gradient_kernel(
             if z is not None:
                 pz = z + b * szb + origin * szl + d
                 pdz = dz + po
-            first_shared = block if path is not None else g * DG + block
             at = b * L + start
             h = get_tiles(kept + c * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
             tl.debug_barrier()  # the last chunk's parked states have been read
             full = T // UN * UN
             spare = park + (PARKED - 1) * (BD * NQ * W)  # what is parked there is not read
-            for t in range(0, full, UN):
-                if AHEAD > 0:
-                    rows = rows_ahead(path, g, L, start, t + AHEAD, T, UN)
-                    seen = touch(seen, dt + b * sdb + origin * sdl + g * DG + block, rows, sdl, width, BD, UN)
-                    seen = touch(seen, u + b * sub + origin * sul + first_shared, rows, sul, width, BD, UN)
-                    seen = touch(seen, gy + (b * L + origin) * sgl + first_shared, rows, sgl, width, BD, UN)
-                    if z is not None:
-                        seen = touch(seen, z + b * szb + origin * szl + g * DG + block, rows, szl, width, BD, UN)
-                    seen = touch(seen, pbc, rows, SBC, 2 * NQ * W, 2 * NQ * W, UN)
-                    seen = touch(seen, pbc + 2 * NQ * W, rows, SBC, 2 * NQ * W, 2 * NQ * W, UN)
+            for t in tl.range(0, full, UN, num_stages=STAGES):
                 ou = moved(path, pu, t * sul)
                 od = moved(path, pd, t * sdl)
                 obc = moved(path, pbc, t * SBC)
@@ -314,7 +295,7 @@ def gradient_kernel(
                     sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS,
                     D is not None, z is not None, SOFTPLUS, 1, N, NQ, W, BD, FULL,
                 )  # fmt: skip
-            for m in range(0, paired, SUB):
+            for m in tl.range(0, paired, SUB, num_stages=BACK_STAGES):
                 t = paired - SUB - m
                 h = _unpark(park + t // SUB * (BD * NQ * W) + slot, NQ, BD * W)
                 grad, sum_A, sum_D, sum_bias = _steps_back(
@@ -330,5 +311,3 @@ def gradient_kernel(
         put(dD + own * DM + d, sum_D, md, FULL)
     if bias is not None:
         put(dbias + own * DM + d, sum_bias, md, FULL)
-    if AHEAD > 0 and works < 0:  # never: `seen` counts as used
-        tl.store(dA + tl.arange(0, UN * 4), seen)

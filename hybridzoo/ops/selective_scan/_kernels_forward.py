@@ -11,6 +11,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     advance,
     get,
     get_row,
+    get_steps,
     get_tiles,
     moved,
     origin_of,
@@ -18,12 +19,11 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     put,
     put_tiles,
     row_of,
-    rows_ahead,
+    rows_of,
     scaled,
     sigmoid,
     softplus,
     sum_states,
-    touch,
     zero_tiles,
 )
 
@@ -35,21 +35,19 @@ def _steps(
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
     """COUNT steps from t. All loads first, all stores last: the compiler moves no load above a store."""
+    many = rows_of(path, g, L, start, t, COUNT)
+    deltas = get_steps(pd, many, sdl, md, FULL, COUNT, BD)
+    us = get_steps(pu, many, sul, md, FULL, COUNT, BD)
+    zs = us
+    if HAS_Z:
+        zs = get_steps(pz, many, szl, md, FULL, COUNT, BD)
     rows = ()
-    deltas = ()
-    us = ()
-    zs = ()
+    for i in tl.static_range(COUNT):
+        rows = rows + (row_of(path, g, L, start, t, i),)
     outs = ()
     for i in tl.static_range(COUNT):
-        row = row_of(path, g, L, start, t, i)
-        rows = rows + (row,)
-        deltas = deltas + (get(pd + row * sdl, md, FULL),)
-        us = us + (get(pu + row * sul, md, FULL),)
-        if HAS_Z:
-            zs = zs + (get(pz + row * szl, md, FULL),)
-    for i in tl.static_range(COUNT):
-        B = get_row(pb + rows[i] * SBL, w, N, NQ, W, BD)
-        C = get_row(pc + rows[i] * SCL, w, N, NQ, W, BD)
+        B = get_row(pb + rows[i] * SBL, w, N, NQ, W)
+        C = get_row(pc + rows[i] * SCL, w, N, NQ, W)
         delta = deltas[i] + bi
         if SOFTPLUS:
             delta = softplus(delta)
@@ -75,7 +73,7 @@ def output_kernel(
     SBL: tl.constexpr, SCL: tl.constexpr,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     ONE_PASS: tl.constexpr, KEEP: tl.constexpr, CHUNK: tl.constexpr,
-    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, AHEAD: tl.constexpr,
+    NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Output, from the state in `kept` chunk by chunk, or in ONE_PASS over a segment, writing `kept` if KEEP."""
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
@@ -114,31 +112,14 @@ def output_kernel(
     pz = py
     if z is not None:
         pz = z + b * szb + origin * szl + d
-    # first channels, for touch
-    block = (tl.program_id(0) % NBG) * BD
-    width = DG - block
-    fu = u + b * sub + origin * sul + (block if path is not None else g * DG + block)
-    fd = dt + b * sdb + origin * sdl + g * DG + block
-    if z is not None:
-        fz = z + b * szb + origin * szl + g * DG + block
     ob = pb
     oc = pc
-    seen = tl.zeros([UN * 4], tl.float32)
-    rows = rows_ahead(path, g, L, start, AHEAD, T, UN)
     at = b * L + start
     full = T // UN * UN
-    for t in range(0, full, UN):
+    for t in tl.range(0, full, UN, num_stages=STAGES):  # loads of 4 bytes a thread and more are copied ahead
         if ONE_PASS and KEEP:
             if t % CHUNK == 0:
                 put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
-        if AHEAD > 0:
-            seen = touch(seen, fd, rows, sdl, width, BD, UN)
-            seen = touch(seen, fu, rows, sul, width, BD, UN)
-            if z is not None:
-                seen = touch(seen, fz, rows, szl, width, BD, UN)
-            seen = touch(seen, pb, rows, SBL, N, NQ * W, UN)
-            seen = touch(seen, pc, rows, SCL, N, NQ * W, UN)
-            rows = rows_ahead(path, g, L, start, t + UN + AHEAD, T, UN)
         h = _steps(
             h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w, SBL, SCL,
             D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, UN,
@@ -165,5 +146,3 @@ def output_kernel(
         py = moved(path, py, DM)
     if ONE_PASS:
         put_tiles(final + seg * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
-    if AHEAD > 0 and T < 0:  # never: `seen` counts as used
-        tl.store(final + tl.arange(0, UN * 4), seen)

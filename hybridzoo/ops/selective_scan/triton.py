@@ -23,23 +23,23 @@ class Tuning(NamedTuple):
     tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
     unroll: int = 4
     state_unroll: int = 4
-    ahead: int = 0  # steps from a row's first touch to its use; 0: no touching
+    stages: int = 3  # of the loops over `unroll` steps: loads are started stages - 1 ahead
     warps: int = 1
     carry_block: int = 128
     carry_unroll: int = 8
     backward_tile: int = 512
     backward_unroll: int = 4
-    backward_ahead: int = 8
+    backward_stages: int = 2  # of the walk back; each more takes 17 KB of shared memory a program
     backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
     backward_warps: int = 1
     backward_registers: int = 255  # at most, a thread
     programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
-    enough_per_sm: int = 12  # programs that walk whole segments, from which on chunks are not worth a second pass
+    enough_per_sm: int = 4  # programs that walk whole segments, from which on chunks are not worth a second pass
     walk_tile: int = 128  # the same forward by `walk_kernel`, a few states a thread
     walk_steps: int = 4
     walk_warps: int = 1
     walk_enough_per_sm: int = 10**6
-    backward_enough_per_sm: int = 12
+    backward_enough_per_sm: int = 6
 
 
 TUNING = Tuning()
@@ -68,7 +68,7 @@ def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, b
     NP = max(4, next_power_of_2(d_state))
     channels = u.shape[2] // groups
     tile = TUNING.backward_tile if backward else TUNING.tile
-    BD = max(4, min(tile // NP, 32, next_power_of_2(channels)))
+    BD = max(4, min(tile // NP, 32 if backward else 128, next_power_of_2(channels)))
     per_group = cdiv(channels, BD)
     chunk = TUNING.chunk_training if keep else TUNING.chunk_inference
     rows = u.shape[0] * u.shape[1]
@@ -245,7 +245,7 @@ def scan_forward(
         launch(chunk_state_kernel, (plan.blocks, run.chunks),
             u, dt, A, B, dt_bias, run.reset, path, kept, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(u, 2), *_strides(dt, 2), B.stride(0), B.stride(2),
-            SBL=B.stride(1), UN=TUNING.state_unroll, **tiles,
+            SBL=B.stride(1), UN=TUNING.state_unroll, STAGES=TUNING.stages, **tiles,
         )  # fmt: skip
         run.carry(A, initial_state, kept, sums, alive, final, back=False)
     elif keep:
@@ -264,7 +264,8 @@ def scan_forward(
         u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         B.stride(0), B.stride(2), C.stride(0), C.stride(2), SBL=B.stride(1), SCL=C.stride(1),
-        ONE_PASS=plan.one_pass, KEEP=keep, CHUNK=plan.chunk, UN=min(TUNING.unroll, plan.chunk), AHEAD=TUNING.ahead,
+        ONE_PASS=plan.one_pass, KEEP=keep, CHUNK=plan.chunk, UN=min(TUNING.unroll, plan.chunk),
+        STAGES=TUNING.stages,
         **tiles,
     )  # fmt: skip
     return y, final, kept if keep else run.empty(0)
@@ -309,7 +310,7 @@ def scan_backward(
         carry, sums, alive = run.chunk_buffers()
         launch(reverse_state_kernel, (plan.blocks, run.chunks),
             dt, z, grad_y, A, BC, dt_bias, run.reset, path, carry, sums, alive, seg, start, size, *run.dims, run.length,
-            *_strides(dt, 2), *_strides(z, 2), G=run.groups, UN=TUNING.state_unroll, **tiles,
+            *_strides(dt, 2), *_strides(z, 2), G=run.groups, UN=TUNING.state_unroll, STAGES=TUNING.stages, **tiles,
         )  # fmt: skip
         run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
     # as many programs as run at once; each sums the gradients of the weights over what it does
@@ -328,7 +329,7 @@ def scan_backward(
         seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, UN=unroll,
-        AHEAD=TUNING.backward_ahead, maxnreg=TUNING.backward_registers, **tiles,
+        STAGES=TUNING.stages, BACK_STAGES=TUNING.backward_stages, maxnreg=TUNING.backward_registers, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

@@ -74,15 +74,15 @@ def mean_kernel(x, weight_x, y, weight_y, out, eps, D: tl.constexpr, DP: tl.cons
 @triton.jit
 def three_norms_kernel(
     x, y, z, weight_x, weight_y, weight_z, out_x, out_y, out_z, x_b, y_b, z_b, eps,
-    DX: tl.constexpr, DXP: tl.constexpr, DY: tl.constexpr, DYP: tl.constexpr,
+    DX: tl.constexpr, DXO: tl.constexpr, DXP: tl.constexpr, DY: tl.constexpr, DYP: tl.constexpr,
 ):  # fmt: skip
-    """A row of three tensors, each normalised by itself; y and z are of one width."""
+    """A row of three tensors, each normalised by itself; y and z are of one width, out_x is DXO wide, zero from DX."""
     b = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, DXP)
     dtype = out_x.dtype.element_ty
     row = tl.load(x + b * x_b + d, mask=d < DX, other=0.0).to(tl.float32)
     w = tl.load(weight_x + d, mask=d < DX, other=0.0).to(tl.float32)
-    tl.store(out_x + b * DX + d, normed(row, w, dtype, DX, eps), mask=d < DX)
+    tl.store(out_x + b * DXO + d, normed(row, w, dtype, DX, eps), mask=d < DXO)
     e = tl.arange(0, DYP)
     row = tl.load(y + b * y_b + e, mask=e < DY, other=0.0).to(tl.float32)
     w = tl.load(weight_y + e, mask=e < DY, other=0.0).to(tl.float32)
@@ -93,18 +93,23 @@ def three_norms_kernel(
 
 
 @triton.jit
-def rotate_kernel(x, cos, sin, out, x_b, x_h, table_b, H: tl.constexpr, K2: tl.constexpr, K2P: tl.constexpr):
-    """One head of (B, H, 2 K2), half-split."""
+def rotate_kernel(
+    x, cos, sin, out, T, x_b, x_h, x_t, table_b,
+    H: tl.constexpr, K2: tl.constexpr, K2P: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """BT positions of one head of (B, H, T, 2 K2), half-split; out is contiguous."""
     b = (tl.program_id(0) // H).to(tl.int64)
     h = tl.program_id(0) % H
-    d = tl.arange(0, K2P)
-    inside = d < K2
+    t = (tl.program_id(1) * BT + tl.arange(0, BT)).to(tl.int64)[:, None]
+    d = tl.arange(0, K2P)[None, :]
+    inside = (t < T) & (d < K2)
     dtype = out.dtype.element_ty
-    c = tl.load(cos + b * table_b + d, mask=inside, other=0.0).to(dtype).to(tl.float32)
-    s = tl.load(sin + b * table_b + d, mask=inside, other=0.0).to(dtype).to(tl.float32)
-    first = tl.load(x + b * x_b + h * x_h + d, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(x + b * x_b + h * x_h + K2 + d, mask=inside, other=0.0).to(tl.float32)
-    here = out + (b * H + h) * 2 * K2 + d
+    c = tl.load(cos + b * table_b + t * K2 + d, mask=inside, other=0.0).to(dtype).to(tl.float32)
+    s = tl.load(sin + b * table_b + t * K2 + d, mask=inside, other=0.0).to(dtype).to(tl.float32)
+    source = x + b * x_b + h * x_h + t * x_t + d
+    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + K2, mask=inside, other=0.0).to(tl.float32)
+    here = out + ((b * H + h) * T + t) * 2 * K2 + d
     low = (first * c).to(dtype).to(tl.float32) - (second * s).to(dtype).to(tl.float32)
     high = (second * c).to(dtype).to(tl.float32) + (first * s).to(dtype).to(tl.float32)
     tl.store(here, low.to(dtype), mask=inside)

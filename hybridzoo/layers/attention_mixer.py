@@ -84,12 +84,12 @@ def turn(x: Tensor, rotary: Rotary | None, ctx: MixerContext) -> Tensor:
     cos, sin = ctx.rope(rotary)
     if ctx.cu_seqlens is not None:
         cos, sin = (t.view(ctx.rows, -1, t.shape[2]) for t in (cos, sin))
-    return fused(rotate, x, cos, sin) if x.shape[2] == 1 else rotate(x, cos, sin)
+    return fused(rotate, x, cos, sin)
 
 
 def turn_pair(q: Tensor, k: Tensor, rotary: Rotary | None, ctx: MixerContext) -> tuple[Tensor, Tensor]:
     """`turn` for queries and keys of the same positions."""
-    if rotary is None or q.shape[2] != 1 or ctx.cu_seqlens is not None:
+    if rotary is None or ctx.cu_seqlens is not None:
         return turn(q, rotary, ctx), turn(k, rotary, ctx)
     return fused(rotated_pair, q, k, *ctx.rope(rotary))
 

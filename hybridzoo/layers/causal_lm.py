@@ -24,7 +24,7 @@ from hybridzoo.layers.decode_graph import DecodeGraph
 from hybridzoo.layers.decoder import HybridDecoder
 from hybridzoo.layers.decoder_inputs import Packing, Padding, check_limit, embedded, packing_of, padding_of
 from hybridzoo.layers.decoder_spec import DecoderConfig
-from hybridzoo.layers.mixer import Mixer, MixerContext, State
+from hybridzoo.layers.mixer import SLOT_DIMS, Mixer, MixerContext, State
 from hybridzoo.layers.short_conv import ShortConv
 from hybridzoo.modeling import ZooModel
 
@@ -238,9 +238,17 @@ class HybridCausalLM(ZooModel, GenerationMixin):
     def _after_meta(self, cache: HybridCache, batch: int) -> list[State]:
         """States of `batch` rows that have seen the meta tokens, in the cache's own tensors if it is static."""
         prefix = self.model.prefix()
-        if not cache.static or cache.states is None:
-            return [{n: t.expand(batch, *t.shape[1:]).clone() for n, t in state.items()} for state in prefix]
         meta = self.model.spec.num_meta_tokens
+        if not cache.static or cache.states is None:  # states are replaced; slots that have room are written in place
+            return [
+                {
+                    n: t.expand(batch, *t.shape[1:]).clone()
+                    if n in SLOT_DIMS and t.shape[SLOT_DIMS[n]] > meta
+                    else t.expand(batch, *t.shape[1:]).contiguous()
+                    for n, t in state.items()
+                }
+                for state in prefix
+            ]
         for own, state in zip(cache.states, prefix):
             for name, tensor in state.items():
                 if name in ("k", "v"):

@@ -93,19 +93,21 @@ def mean_of_norms(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor, eps:
     return out
 
 
-def three_normalised(a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> Any:
-    """(..., R), (..., N), (..., N)"""
+def three_normalised(
+    a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float, room: int = 0
+) -> Any:
+    """(..., R), (..., N), (..., N); the first result gets `room` further columns of zeros."""
     found = [_rows(x) for x in (a, b, c)]
     if not _fit(a, b, c, *weights) or b.shape != c.shape or max(a.shape[-1], b.shape[-1]) > 4096:
         return None
     steps = [step[1] for step in found if step is not None]
     if len(steps) < 3:
         return None
-    outs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (a, b, c)]
     wide, narrow = a.shape[-1], b.shape[-1]
+    outs = [a.new_empty(*a.shape[:-1], wide + room), b.new_empty(b.shape), c.new_empty(c.shape)]
     launch(kernels.three_norms_kernel, (a.numel() // wide,),
         a, b, c, *weights, *outs, *steps, eps, num_warps=1,
-        DX=wide, DXP=next_power_of_2(wide), DY=narrow, DYP=next_power_of_2(narrow),
+        DX=wide, DXO=wide + room, DXP=next_power_of_2(wide + room), DY=narrow, DYP=next_power_of_2(narrow),
     )  # fmt: skip
     return tuple(outs)
 
@@ -140,15 +142,17 @@ def gated(gate: Tensor, up: Tensor) -> Tensor | None:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
-    """(B, H, 1, K) by tables (1 or B, 1, K / 2)"""
-    batch, heads, _, width = x.shape
+    """(B, H, T, K) by tables (1 or B, T, K / 2)"""
+    batch, heads, length, width = x.shape
     if not (_fit(x) and cos.is_contiguous() and sin.is_contiguous()):
         return None
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    table = 0 if cos.shape[0] == 1 else width // 2
-    launch(kernels.rotate_kernel, (batch * heads,),
-        x, cos, sin, out, x.stride(0), x.stride(1), table, num_warps=1,
-        H=heads, K2=width // 2, K2P=next_power_of_2(width // 2),
+    table = 0 if cos.shape[0] == 1 else length * (width // 2)
+    padded = next_power_of_2(width // 2)
+    block = min(next_power_of_2(length), max(1, 2048 // padded))
+    launch(kernels.rotate_kernel, (batch * heads, cdiv(length, block)),
+        x, cos, sin, out, length, *x.stride()[:3], table, num_warps=4 if block > 1 else 1,
+        H=heads, K2=width // 2, K2P=padded, BT=block,
     )  # fmt: skip
     return out
 

@@ -62,9 +62,12 @@ def normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (F.rms_norm(x, (x.shape[-1],), None, eps) * weight).to(x.dtype)
 
 
-def three_normalised(a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> Any:
-    """`normalised` of three tensors."""
-    return normalised(a, weights[0], eps), normalised(b, weights[1], eps), normalised(c, weights[2], eps)
+def three_normalised(
+    a: Tensor, b: Tensor, c: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float, room: int = 0
+) -> Any:
+    """`normalised` of three tensors; the first gets `room` further columns of zeros."""
+    first = normalised(a, weights[0], eps)
+    return F.pad(first, (0, room)) if room else first, normalised(b, weights[1], eps), normalised(c, weights[2], eps)
 
 
 def added_and_normalised(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

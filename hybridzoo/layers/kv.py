@@ -124,29 +124,22 @@ def _grown(old: Tensor | None, chunk: Tensor, needed: int, cap: int | None) -> T
     want = want if cap is None else min(want, cap)
     if old is not None and have >= min(needed, want):
         return old
-    shape = (chunk.shape[0], chunk.shape[1], want - have, chunk.shape[3])
+    shape = (chunk.shape[0], chunk.shape[1], want, chunk.shape[3])
     dtype = chunk.dtype if old is None else old.dtype
-    more = torch.zeros(shape, dtype=dtype, device=chunk.device)
-    return more if old is None else torch.cat([old, more], 2)
+    buffer = torch.zeros(shape, dtype=dtype, device=chunk.device)
+    if old is not None:
+        buffer[:, :, :have] = old
+    return buffer
 
 
 def _fill(buffer: Tensor, chunk: Tensor, ctx: MixerContext, inplace: bool) -> Tensor:
     slots, meta, length = buffer.shape[2], ctx.num_meta, chunk.shape[2]
     ring = max(slots - meta, 1)
     if isinstance(ctx.past, int) and ctx.counts is None:
-        if length == 1:
-            at = ctx.past if ctx.past < slots else meta + (ctx.past - meta) % ring
-            if inplace:
-                buffer[:, :, at] = chunk[:, :, 0]
-                return buffer
-        first = ctx.past
-        where = torch.arange(first, first + length, device=chunk.device)
-        if length > ring:  # the last ones, and the meta tokens if they are among these
-            kept = torch.cat([torch.arange(min(max(meta - first, 0), length)), torch.arange(length - ring, length)])
-            kept = kept.unique().to(chunk.device)
-            where, chunk = where[kept], chunk[:, :, kept]
-        at = torch.where(where < meta, where, meta + torch.remainder(where - meta, ring))
-        return buffer.index_copy_(2, at, chunk) if inplace else buffer.index_copy(2, at, chunk)
+        buffer = buffer if inplace else buffer.clone()
+        for slot, source, count in _stretches(ctx.past, length, meta, ring):
+            buffer[:, :, slot : slot + count] = chunk[:, :, source : source + count]
+        return buffer
     past, after = _column(ctx.past, chunk), _column(ctx.after, chunk)
     if length == 1 and ctx.counts is None:
         if ("slot", slots) not in ctx.memo:
@@ -159,6 +152,19 @@ def _fill(buffer: Tensor, chunk: Tensor, ctx: MixerContext, inplace: bool) -> Te
     index = source.clamp(0, length - 1)[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
     merged = torch.where((source >= 0)[:, None, :, None], chunk.gather(2, index), buffer)
     return buffer.copy_(merged) if inplace else merged
+
+
+def _stretches(first: int, length: int, meta: int, ring: int) -> list[tuple[int, int, int]]:
+    """(slot, where in the call, how many) for what a call at position `first` leaves in the slots.
+
+    That is meta tokens, and of the others as many as the ring holds. Host integers: nothing waits for the device.
+    """
+    heads = min(max(meta - first, 0), length)
+    start = max(heads, length - ring)
+    slot = meta + (first + start - meta) % ring
+    before = min(length - start, meta + ring - slot)  # up to the ring's end
+    made = [(first, 0, heads), (slot, start, before), (meta, start + before, length - start - before)]
+    return [piece for piece in made if piece[2] > 0]
 
 
 def _packed(state: State | None, k: Tensor, v: Tensor, window: int | None, ctx: MixerContext) -> KV:

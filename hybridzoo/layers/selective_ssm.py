@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -21,6 +22,7 @@ from hybridzoo.ops.selective_scan import selective_scan, selective_scan_step
 
 _NO_STEP = -1e4  # softplus of it is 0: the state stays as it is
 DT_INITS = ("zero", "mamba")
+_LONG = 256  # positions from which on a row counts as long
 
 
 class SelectiveSSM(nn.Module):
@@ -78,6 +80,34 @@ class SelectiveSSM(nn.Module):
             scale = self.dt_proj.in_features**-0.5
             init.uniform_(self.dt_proj.weight, -scale, scale)
 
+    def _steps(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, I) -> dt (B, T, I) without its bias, which joins inside the scan in fp32, and B and C (B, T, N)."""
+        room = -self.sizes[0] % 8 if self._fills_lines(u) else 0
+        if room:
+            weight = self.x_proj.weight
+            products = F.linear(u, F.pad(weight, (0, 0, 0, -weight.shape[0] % 8)))[..., : weight.shape[0]]
+        else:
+            products = self.x_proj(u)
+        dt, B, C = products.split(self.sizes, -1)
+        if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
+            if self.dt_norm.round_first and not torch.is_grad_enabled():
+                weights = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
+                dt, B, C = fused(three_normalised, dt, B, C, weights, self.dt_norm.eps, room)
+            else:
+                dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
+        weight = self.dt_proj.weight.to(dt.dtype)
+        return F.linear(dt, F.pad(weight, (0, room)) if room else weight), B, C
+
+    def _fills_lines(self, u: Tensor) -> bool:
+        """Whether weights are copied with zeros so that all rows are whole 16 bytes.
+
+        Rows of 100 or 132 numbers keep cuBLAS from its faster kernels, which long prompts notice.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or u.shape[1] < _LONG or not _on_tensor_cores(u):
+            return False
+        plain = type(self.x_proj) is nn.Linear and self.x_proj.weight.dtype == u.dtype  # not quantised, no adapter
+        return plain and self.x_proj.weight.device == u.device and self.dt_norm is not None and self.dt_norm.round_first
+
     def forward(self, x: Tensor, z: Tensor, ctx: MixerContext, state: State | None) -> tuple[Tensor, State | None]:
         """Run.
 
@@ -90,14 +120,7 @@ class SelectiveSSM(nn.Module):
             (B, T, I) and the new state if it was asked for.
         """
         u, conv = self.conv1d(x, ctx, None if state is None else state["conv"])
-        dt, B, C = self.x_proj(u).split(self.sizes, -1)
-        if self.dt_norm is not None and self.B_norm is not None and self.C_norm is not None:
-            if self.dt_norm.round_first and not torch.is_grad_enabled():
-                weights = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
-                dt, B, C = fused(three_normalised, dt, B, C, weights, self.dt_norm.eps)
-            else:
-                dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
-        dt = nn.functional.linear(dt, self.dt_proj.weight.to(dt.dtype))  # its bias joins inside the scan, in fp32
+        dt, B, C = self._steps(u)
         if ctx.valid is not None and ctx.return_state:
             dt = dt.masked_fill(~ctx.valid.unsqueeze(2), _NO_STEP)
         dt, B, C, z = (t.to(u.dtype) for t in (dt, B, C, z))
@@ -118,6 +141,10 @@ class SelectiveSSM(nn.Module):
         if not ctx.return_state or conv is None or after is None:
             return y, None
         return y, {"conv": conv, "ssm": after}
+
+
+def _on_tensor_cores(x: Tensor) -> bool:
+    return x.is_cuda and x.element_size() == 2
 
 
 def _rates(A_log: Tensor) -> Tensor:

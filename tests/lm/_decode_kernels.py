@@ -58,6 +58,10 @@ def cases(dtype: torch.dtype) -> None:
         weights = rand(5), rand(4), rand(4)
         three = kernels.three_normalised(*parts, weights, 1e-6), fused.three_normalised(*parts, weights, 1e-6)
         compare(f"three norms {label}", *three)
+        three = [f.three_normalised(*parts, weights, 1e-6, 3) for f in (kernels, fused)]
+        assert three[0][0].shape == (batch, steps, 8)
+        assert three[0][0][..., 5:].eq(0).all()
+        compare(f"three norms {label}", *three)
         compare(
             f"norm {label}",
             kernels.normalised(parts[0], weights[0], 1e-6),
@@ -73,6 +77,11 @@ def cases(dtype: torch.dtype) -> None:
         angles = torch.randn(rows, 1, 8)
         both = [f.rotated_pair(q, k, angles.cos(), angles.sin()) for f in (kernels, fused)]
         compare(f"rotate {label}", *both)
+    for length in (5, 300):
+        x = rand(batch, length, 3 * 16 + 7)[..., :48].unflatten(2, (3, 16)).transpose(1, 2)
+        for rows in (1, batch):
+            angles = torch.randn(rows, length, 8)
+            compare(f"rotate {label}", *[f.rotate(x, angles.cos(), angles.sin()) for f in (kernels, fused)])
     channels = 70
     projected = rand(batch, 1, 2 * channels + 3)
     u, z = projected[:, 0, :channels], projected[:, 0, channels + 3 :]

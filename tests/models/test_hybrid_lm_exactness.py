@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from hybridzoo import build_model
+from hybridzoo.layers import selective_ssm, short_conv
+from hybridzoo.layers.kv import _stretches, slot_positions
 
 MIXERS = {
     "delta": {"num_heads": 2, "use_gate": True},
@@ -109,6 +112,30 @@ def test_full_forward_equals_cached_chunks(model: Any, static: bool) -> None:
         got, cache = feed(model, ids, sizes, cache)
         close(got, full)
         assert cache.get_seq_length() == T
+
+
+@pytest.mark.parametrize("name", ["hymba_test", "hybrid_lm_test"])
+@torch.no_grad()
+def test_shortcuts_of_long_prompts_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(name).eval()
+    ids = torch.randint(3, 90, (2, 60))
+    whole = model(ids).logits
+    monkeypatch.setattr(selective_ssm, "_LONG", 8)
+    monkeypatch.setattr(short_conv, "_LONG", 8)
+    monkeypatch.setattr(selective_ssm, "_on_tensor_cores", lambda x: True)
+    cache = model.new_cache()
+    parts = [model(part, past_key_values=cache).logits for part in ids.split([30, 1, 17, 12], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_slots_that_a_call_fills() -> None:
+    for meta, ring, first, length in itertools.product((0, 3), (1, 4, 9), (0, 2, 3, 7, 30), (1, 5, 11, 40)):
+        after = torch.tensor([[first + length]])
+        want = slot_positions(after, meta + ring, meta)[0] - first  # the place in the call, negative if older
+        slots = torch.full((meta + ring,), -1)
+        for slot, source, count in _stretches(first, length, meta, ring):
+            slots[slot : slot + count] = torch.arange(source, source + count)
+        assert torch.equal(slots, want.clamp_min(-1)), (meta, ring, first, length)
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])

@@ -26,6 +26,7 @@ from hybridzoo.data.base import (
 )
 from hybridzoo.data.code_sets import GENERATION
 from hybridzoo.data.code_sets import SPECS as CODE_SETS
+from hybridzoo.data.detection_sets import SPECS as DETECTION_SETS
 from hybridzoo.data.language_sets import SPECS as LANGUAGE_SETS
 from hybridzoo.data.lra_sets import SPECS as LRA_SETS
 from hybridzoo.data.splits import stratified_subset
@@ -41,7 +42,6 @@ KINDS = {
 }
 _TEXT_OPTIONS = ("text_column", "label_column", "label_names", "encoding", "max_skipped")
 _IMAGE_OPTIONS = ("verify", "max_skipped")
-_BOX_OPTIONS = ("outside", "max_skipped", "images")
 _HF_OPTIONS = ("revision", "config_name", "label_column", "test_split")
 
 
@@ -248,103 +248,13 @@ _SETS = (
         needs="root = 'org/name', 'org/name@revision' or a local folder that `datasets.load_dataset` reads",
         options=(*_HF_OPTIONS, "image_column"),
     ),
-    DataSpec(
-        name="trees_mini",
-        title="DeepForest trees, embedded tiles",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.trees:read_trees_mini",
-        license="MIT",
-        source="https://github.com/weecology/DeepForest",
-        protocols=("embedded",),
-        track="mini",
-    ),
-    DataSpec(
-        name="trees",
-        title="DeepForest trees, tiles of three aerial photographs",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.trees:read_trees",
-        license="MIT",
-        source="https://github.com/weecology/DeepForest",
-        protocols=("tiles",),
-        needs="root = the folder deepforest/data of the PyPI wheel deepforest==2.1.0 (`pip download --no-deps "
-        "deepforest==2.1.0`, then unzip)",
-        options=("tile",),
-    ),
-    DataSpec(
-        name="stamp_scenes",
-        title="Scenes of Tux Paint stamps on OpenArena textures",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_stamp_scenes",
-        license="GPL-2+ (stamps and textures)",
-        source="Debian packages tuxpaint-stamps-default and openarena-081-textures",
-        protocols=("made",),
-        needs="root = a folder made by `python -m hybridzoo.data.detection.make_stamp_scenes` (its text says how to "
-        "fetch the sources)",
-    ),
-    DataSpec(
-        name="coco",
-        title="COCO 2017",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_coco2017",
-        license="CC BY 4.0 (annotations); Flickr's terms (images)",
-        source="https://cocodataset.org",
-        protocols=("official",),
-        needs="root = a folder with annotations/instances_train2017.json and instances_val2017.json, train2017/ and "
-        "val2017/, as the archives of https://cocodataset.org/#download unpack",
-        options=("verify", "outlines"),
-    ),
-    DataSpec(
-        name="lvis",
-        title="LVIS v1",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_lvis",
-        license="CC BY 4.0 (annotations); Flickr's terms (images)",
-        source="https://www.lvisdataset.org",
-        protocols=("official",),
-        needs="root = a folder with lvis_v1_train.json and lvis_v1_val.json (of https://www.lvisdataset.org/dataset) "
-        "and COCO's train2017/ and val2017/",
-        options=("verify", "outlines"),
-    ),
-    DataSpec(
-        name="coco_json",
-        title="Boxes in COCO files",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_coco_json",
-        license="of your data",
-        source="local folder",
-        protocols=("given",),
-        needs="root = a folder with train.json, val.json and test.json (or annotations/instances_*.json) in COCO's "
-        "format and their images, or one .json file, whose images are split 80/10/10; images= names another folder",
-        options=(*_BOX_OPTIONS, "outlines"),
-    ),
-    DataSpec(
-        name="voc_xml",
-        title="Boxes in Pascal-VOC XML files",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_voc_xml",
-        license="of your data",
-        source="local folder",
-        protocols=("given",),
-        needs="root = a folder with Annotations/, JPEGImages/ and ImageSets/Main/{train,val,test}.txt, or with XML "
-        "files beside their images, which are split 80/10/10",
-        options=("outside", "max_skipped", "one_based", "label_names"),
-    ),
-    DataSpec(
-        name="detection_csv",
-        title="Boxes in CSV files",
-        task=DETECTION,
-        reader="hybridzoo.data.detection.readers:read_detection_csv",
-        license="of your data",
-        source="local file",
-        protocols=("given",),
-        needs="root = a .csv file with the columns image_path, xmin, ymin, xmax, ymax, label, whose images are split "
-        "80/10/10, or a folder with train.csv, val.csv and test.csv; images= names the image folder",
-        options=(*_BOX_OPTIONS, "columns", "delimiter", "label_names"),
-    ),
 )
 SETS: dict[str, DataSpec] = {
     spec.name: spec
-    for spec in (*_SETS, *(DataSpec(**s) for s in (*LANGUAGE_SETS, *ANOMALY_SETS, *CODE_SETS, *LRA_SETS)))
+    for spec in (
+        *_SETS,
+        *(DataSpec(**s) for s in (*DETECTION_SETS, *LANGUAGE_SETS, *ANOMALY_SETS, *CODE_SETS, *LRA_SETS)),
+    )
 }
 
 

@@ -194,9 +194,10 @@ class ChelaMixing(nn.Module):
         Returns:
             (B, T, D)
         """
+        residual, x = x if residual is None else residual, autocasted(x)  # cast once for all that take it
         c = self.convolve(x, valid)
         m, _ = self.select(x, c, valid)
-        return self.combine(x if residual is None else residual, c, m)
+        return self.combine(residual, c, m)
 
     def merge(self) -> None:
         """See `ShortConv.merge`."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from hybridzoo.errors import ConfigError, InputError, unknown
+from hybridzoo.ops.add_layer_norm import add_layer_norm
 
 NORMS = ("none", "layer", "rms", "scale", "batch")
 
@@ -23,7 +24,7 @@ class ScaleNorm(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return (self.scalar * wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return (self.scalar * F.rms_norm(wide, (x.shape[-1],), None, self.eps)).to(x.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -118,6 +119,14 @@ def make_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
         return ScaleNorm(eps)
     cls = {"layer": LayerNorm, "rms": RMSNorm, "batch": SequenceBatchNorm}[kind]
     return cls(width, eps=eps)
+
+
+def added_and_normed(x: Tensor, y: Tensor, norm: nn.Module, valid: Tensor | None) -> Tensor:
+    """norm(x + y, valid), in one pass over memory where there is a kernel for the norm; all (B, T, D)."""
+    if isinstance(norm, LayerNorm):
+        wide = torch.promote_types(x.dtype, y.dtype)
+        return add_layer_norm(x, y, norm.weight, norm.bias, eps=norm.eps, out_dtype=wide)[1]
+    return norm(x + y, valid)
 
 
 def zero_padding(x: Tensor, valid: Tensor | None) -> Tensor:

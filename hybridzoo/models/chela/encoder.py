@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.layers.chela.block import ChelaMixing
-from hybridzoo.layers.chela.norms import make_norm
+from hybridzoo.layers.chela.norms import added_and_normed, make_norm
 from hybridzoo.layers.rotary import Rotary, rotate
 from hybridzoo.models.chela.configuration import ChelaConfig
 from hybridzoo.models.chela.mega import MegaLayer, NormHolder
@@ -65,8 +65,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
         y = self.norm(x, valid) if self.pre_norm else x
-        y = x + self.dropout(self.fc2(self.dropout(F.silu(self.fc1(y)))))
-        return y if self.pre_norm else self.norm(y, valid)
+        y = self.dropout(self.fc2(self.dropout(F.silu(self.fc1(y)))))
+        return x + y if self.pre_norm else added_and_normed(x, y, self.norm.norm, valid)
 
 
 class ChelaLayer(GradientCheckpointingLayer):
@@ -107,8 +107,8 @@ class ChelaLayer(GradientCheckpointingLayer):
         else:
             inputs = self.norm(x, valid) if self.pre_norm else x
             y = self.mix(inputs, valid, x) if isinstance(self.mix, ChelaMixing) else self.mix(inputs, valid)
-            y = x + self.dropout(y)
-            x = y if self.pre_norm else self.norm(y, valid)
+            y = self.dropout(y)
+            x = x + y if self.pre_norm else added_and_normed(x, y, self.norm, valid)
         return x if self.ffn is None else self.ffn(x, valid)
 
 

@@ -152,9 +152,10 @@ def conv_case(
     state: bool = False,
     plain: bool = False,
     padding: str = "causal",
+    scale: float = 1.0,
 ) -> Example:
     call = {
-        "x": torch.randn(B, L, D).to(dtype),
+        "x": (torch.randn(B, L, D) * scale).to(dtype),
         "weight": torch.randn(D, W).to(dtype),
         "bias": None if plain else torch.randn(D).to(dtype),
         "activation": None if plain else "silu",
@@ -179,8 +180,16 @@ def run_conv() -> dict[str, Any]:
         "same-packed": conv_case(1, 34, 4, 5, cu=(0, 2, 2, 33, 34), padding="same"),
         "empty-segments": conv_case(1, 34, 4, 4, cu=(0, 0, 2, 2, 33, 34, 34), state=True),
         "bf16": conv_case(2, 33, 4, 4, torch.bfloat16),
+        # without state and packing: runs of 8 positions forward, 32 backward, 4 or 8 of them in a program
+        **{f"plain-L{L}": conv_case(2, L, 5, 4) for L in (1, 3, 8, 9, 32, 33, 64, 65, 129, 259)},
+        **{f"plain-same-W{W}": conv_case(1, 70, 130, W, padding="same") for W in (2, 3, 4)},
+        "plain-fp16": conv_case(2, 70, 136, 4, torch.float16),
+        "plain-large": conv_case(1, 40, 8, 4, scale=100.0),
     }
     if DEVICE == "cuda":
+        for W in (2, 3, 4):
+            cases[f"plain-real-W{W}-bf16"] = conv_case(2, 1001, 328, W, torch.bfloat16)
+            cases[f"plain-real-same-W{W}"] = conv_case(2, 1001, 328, W, padding="same")
         cases["real"] = conv_case(3, 1000, 320, 4, state=True)
         cases["real-bf16"] = conv_case(3, 1000, 320, 4, torch.bfloat16)
         cases["real-fp16"] = conv_case(3, 1000, 320, 3, torch.float16, padding="same")

@@ -1,13 +1,14 @@
-"""Triton kernels of `causal_conv1d`: channel-last tiles of BT positions x BD channels, any width.
+"""Launches of the Triton kernels of `causal_conv1d`, and those for packed rows, states and any width.
 
-The taps of a tile re-read its rows from L1, so device memory sees one read and one write. The backward is two passes:
-gradient before the activation, with the sums for the weights (one partial row per tile: deterministic), then the
-same convolution with reversed taps.
+Rows without packing and state, with 2 to 4 taps, go to the kernels of `_kernels.py`. The ones here work on channel-last
+tiles of BT positions x BD channels. The taps of a tile re-read its rows from L1, so device memory sees one read and
+one write. The backward is two passes: gradient before the activation, with the sums for the weights (one partial row
+per tile: deterministic), then the same convolution with reversed taps.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,9 +16,23 @@ import triton.language as tl
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
+from hybridzoo.ops.causal_conv1d import _kernels
 from hybridzoo.ops.causal_conv1d.reference import Bounds, bounds_of
 
 _BT, _BD, _WARPS = 32, 64, 4
+
+
+class Tuning(NamedTuple):
+    """Constants of the walking kernels that decide speed only; a thread has 16 bytes of channels, backward half."""
+
+    runs: int = 8  # of a program, for 16-bit inputs
+    length: int = 8  # positions of a run
+    runs_back: int = 4
+    length_back: int = 32
+    unrolled_back: int = 8  # divides length_back
+
+
+TUNING = Tuning()
 
 
 @triton.jit
@@ -111,6 +126,40 @@ def _launch(x: Tensor) -> tuple[tuple[int, int, int], dict[str, Any]]:
     return grid, {"BT": _BT, "BD": _BD, "num_warps": _WARPS}
 
 
+def _walks(taps: int, tables: tuple[Tensor | None, ...], state: Tensor | None) -> bool:
+    return 2 <= taps <= 4 and tables[0] is None and state is None
+
+
+def _walk_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, left: int) -> Tensor:
+    (batch, length, channels), tuning = x.shape, TUNING
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    runs = tuning.runs if x.element_size() == 2 else tuning.runs // 2
+    grid = (cdiv(channels, 128), cdiv(length, runs * tuning.length), batch)
+    launch(_kernels.walk_kernel, grid,
+        x, weight, bias, y, length, channels, *x.stride()[:2], left,
+        W=weight.shape[1], SILU=silu, RUNS=runs, T=tuning.length, BD=128,
+    )  # fmt: skip
+    return y
+
+
+def _walk_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, left: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (batch, length, channels), tuning, taps = x.shape, TUNING, weight.shape[1]
+    dx, dw = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty_like(weight)
+    db = None if bias is None else torch.empty_like(bias)
+    grid = (cdiv(channels, 128), cdiv(length, tuning.runs_back * tuning.length_back), batch)
+    sums = torch.empty(grid[1] * batch, taps + 1, channels, dtype=torch.float32, device=x.device)
+    launch(_kernels.walk_back_kernel, grid,
+        x, weight, bias, grad_y, dx, sums, length, channels, *x.stride()[:2], W=taps, LEFT=left, SILU=silu,
+        RUNS=tuning.runs_back, T=tuning.length_back, UN=tuning.unrolled_back, BD=128,
+    )  # fmt: skip
+    launch(_kernels.add_kernel, (cdiv(channels, 32), taps + 1),
+        sums, dw, db, sums.shape[0], channels, W=taps, BR=64, BD=32,
+    )  # fmt: skip
+    return dx, dw, x.new_empty(0) if db is None else db, x.new_empty(0)
+
+
 def conv_forward(
     x: Tensor,
     weight: Tensor,
@@ -123,11 +172,14 @@ def conv_forward(
 ) -> Tensor:
     """(B, L, D) -> (B, L, D)"""
     x = x if x.stride(2) == 1 else x.contiguous()
+    tables = _tables(x, seq_idx, cu_seqlens)
+    if _walks(weight.shape[1], tables, initial_state):
+        return _walk_forward(x, weight.contiguous(), None if bias is None else bias.contiguous(), silu, left)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     state = None if initial_state is None else initial_state.contiguous()
     grid, tile = _launch(x)
     launch(conv_kernel, grid,
-        x, weight.contiguous(), bias, state, *_tables(x, seq_idx, cu_seqlens), y, *x.shape[1:], *x.stride()[:2], left,
+        x, weight.contiguous(), bias, state, *tables, y, *x.shape[1:], *x.stride()[:2], left,
         W=weight.shape[1], SILU=silu, FLIP=False, **tile,
     )  # fmt: skip
     return y
@@ -149,8 +201,10 @@ def conv_backward(
     weight, grad_y = weight.contiguous(), grad_y.contiguous()
     state = None if initial_state is None else initial_state.contiguous()
     (_, length, channels), taps = x.shape, weight.shape[1]
-    grid, tile = _launch(x)
     tables = _tables(x, seq_idx, cu_seqlens)
+    if _walks(taps, tables, state):
+        return _walk_backward(grad_y, x, weight, None if bias is None else bias.contiguous(), silu, left)
+    grid, tile = _launch(x)
     tiles = grid[1] * grid[2]
     g = torch.empty_like(grad_y) if silu else grad_y
     dw = torch.empty(tiles, taps, channels, device=x.device, dtype=torch.float32)

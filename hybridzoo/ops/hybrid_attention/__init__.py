@@ -1,7 +1,8 @@
 """`hybrid_attention`: causal attention with a sliding window and always-visible meta tokens, as Hymba's layers use it.
 
-Backends: `torch` (the definition, on scaled_dot_product_attention), `flex` (torch's FlexAttention, compiled, for whole
-rows), `triton` (ours, for one token a row and for whole rows without gradients).
+Backends: `torch` (the definition, on scaled_dot_product_attention), `sdpa` (its fused kernels on grouped heads, for
+plain causal rows), `flex` (torch's FlexAttention, compiled, for whole rows), `triton` (ours, for one token a row and
+for whole rows without gradients).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
-from hybridzoo.ops.hybrid_attention import flex
+from hybridzoo.ops.hybrid_attention import flex, sdpa
 from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
 from hybridzoo.ops.hybrid_attention.reference import attention_torch
 from hybridzoo.ops.hybrid_attention.triton import supports as triton_supports
@@ -41,7 +42,7 @@ def hybrid_attention(
         v: (B, G, S, V).
         plan: who sees whom; plain causal attention, aligned at the end, if left out.
         scale: K ** -0.5 if left out.
-        backend: `"auto"`, `"torch"`, `"flex"` or `"triton"`.
+        backend: `"auto"`, `"torch"`, `"sdpa"`, `"flex"` or `"triton"`.
 
     Returns:
         (B, H, T, V) in q's dtype.
@@ -111,6 +112,7 @@ def _examples(device: torch.device) -> list[Example]:
     segments = (torch.arange(160, device=device) // 50).unsqueeze(0).expand(2, -1)
     return [
         make("causal", 150),
+        make("causal, bf16", 256, torch.bfloat16),
         make("window and prefix", 200, window=20, prefix=5),
         make("packed", 160, window=40, q_segments=segments, k_segments=segments),
         make("bf16", 140, torch.bfloat16, window=33, prefix=3),
@@ -141,6 +143,16 @@ OP = register_op(
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
                 traceable=False,
+            ),
+            Backend(
+                name="sdpa",
+                priority=15,
+                run=sdpa.attention_sdpa,
+                supports=sdpa.supports,
+                deterministic=False,
+                devices=("cuda",),
+                traceable=False,
+                note="for plain causal rows with grouped heads, which the definition repeats",
             ),
             Backend(
                 name="flex",

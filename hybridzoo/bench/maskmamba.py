@@ -84,14 +84,16 @@ def benchmark(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
 
 
 def layers(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
-    """Forward of one layer, per size, kind and way to run."""
+    """Forward of one layer as in a stack, where it adds the branch of the layer before it, per size, kind and way."""
     from hybridzoo.bench.models import captured
     from hybridzoo.models.maskmamba.blocks import MaskMambaBlock
 
     config, device = _config(settings.model), torch.device(settings.device)
     for size in settings.sizes:
         tokens = (size // config.downsample) ** 2 + config.num_condition_tokens
-        x = torch.randn(settings.batch_size, tokens, config.hidden_size, device=device, dtype=settings.dtype)
+        x, branch = torch.randn(
+            2, settings.batch_size, tokens, config.hidden_size, device=device, dtype=settings.dtype
+        ).unbind()
         for kind in LAYERS if device.type == "cuda" else [k for k in LAYERS if k != "cudnn"]:
             block = MaskMambaBlock("M" if kind == "bi_mamba_v2" else "S", config).to(device, settings.dtype).eval()
             run: Any = torch.compile(block, mode=settings.compile) if settings.compile else block
@@ -99,8 +101,8 @@ def layers(settings: MaskMambaSettings) -> Iterator[dict[str, Any]]:
                 row = {"what": "layer", "kind": kind, "how": how, "size": size, "tokens": tokens}
                 row["batch"] = settings.batch_size
 
-                def call(run: Any = run, x: torch.Tensor = x) -> Any:
-                    return run(x)
+                def call(run: Any = run, x: torch.Tensor = x, branch: torch.Tensor = branch) -> Any:
+                    return run(x, branch)
 
                 try:
                     with torch.inference_mode(), _attention(kind, device):

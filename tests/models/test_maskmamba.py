@@ -1,33 +1,17 @@
-"""MaskMamba as a zoo model: layers written out again, schemes, conditions, losses, generation, bad input."""
+"""MaskMamba as a zoo model: layers written out again, schemes, conditions, losses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from maskmamba_models import CLOSE, lively, noise
 
 from hybridzoo import build_model
-from hybridzoo.errors import ConfigError, InputError
-from hybridzoo.models.maskmamba import sampling
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.mixers import BiMambaV2, scan, scan_pair
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SCHEMES = ["serial_v1", "serial_v2", "group_v1", "group_v2", "pure_mamba", "pure_transformer"]
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def lively(model):
-    """Weights large enough that every part shows in the output."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1 and "_log" not in name and "conv1d" not in name:
-                p.copy_(torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +90,17 @@ def test_reversing_the_sequence_swaps_the_branches():
     torch.testing.assert_close(swapped(x.flip(1)).flip(1), layer(x), **CLOSE)
 
 
+def test_scans_in_one_call_equal_two():
+    """What a CPU does, and a GPU with short sequences, against what a GPU does with long ones."""
+
+    def inputs(seed):
+        u, dt, b, c = noise(2, 7, 4, seed=seed), noise(2, 7, 4, seed=seed + 1), noise(2, 7, 3), noise(2, 7, 3, seed=9)
+        return u, dt, b, c, noise(4, 3, seed=seed + 2), noise(4, seed=seed), noise(4, seed=seed + 1)
+
+    for both, alone in zip(scan_pair(inputs(0), inputs(3)), (scan(*inputs(0)), scan(*inputs(3)))):
+        torch.testing.assert_close(both, alone)
+
+
 def test_every_token_reaches_every_other(model):
     """Both layers look both ways: a change of any code changes the logits of all."""
     inputs = model.example_inputs(1)
@@ -115,6 +110,18 @@ def test_every_token_reaches_every_other(model):
         ids[0, at] = (ids[0, at] + 1) % 64
         change = (model(ids, inputs["class_labels"]).logits - base).abs().amax(-1)[0]
         assert (change > 1e-6).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "rms_norm"}, {"mlp_ratio": 0}])
+def test_layers_pass_on_branches_and_lose_none(options):
+    """x + mixer(norm(x)), then x + MLP(norm(x)), written out."""
+    model = lively(build_model("maskmamba_test", **options))
+    x = noise(2, 9, 32)
+    found, plain = model.stack(x), x
+    for layer in model.stack.layers:
+        plain = plain + layer.mixer(layer.norm1(plain))
+        plain = plain if layer.mlp is None else plain + layer.mlp(layer.norm2(plain))
+    torch.testing.assert_close(found, plain, **CLOSE)
 
 
 # Schemes and conditions ----------------------------------------------------------------------------------------------
@@ -270,222 +277,3 @@ def test_initial_values_of_the_scan():
     assert 0.05 < step.max() < 0.1001
     assert layer.dt_proj.weight.abs().max() <= 48**-0.5
     assert (layer.D == 1).all()
-
-
-# Generation ----------------------------------------------------------------------------------------------------------
-
-
-def test_generation_is_reproducible(model):
-    options = {"steps": 6, "cfg_scale": 3.0}
-    first = model.generate([1, 2, 3], generator=7, **options)
-    again = model.generate(torch.tensor([1, 2, 3]), generator=torch.Generator().manual_seed(7), **options)
-    other = model.generate([1, 2, 3], generator=8, **options)
-    assert first.shape == (3, 5, 5)
-    assert first.dtype == torch.int64
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert 0 <= int(first.min()) <= int(first.max()) < 64
-
-
-@pytest.mark.parametrize("order", ["confidence", "halton", "random"])
-@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
-def test_with_a_seed_each_an_image_is_the_same_alone_as_in_a_batch(model, order, cfg_scale, monkeypatch):
-    options = {"steps": 6, "cfg_scale": cfg_scale, "order": order, "height": 18, "width": 20}  # 90 tokens: two blocks
-    classes, seeds = [1, 2, 3, 2], [5, torch.Generator().manual_seed(6), 7, 8]
-    together = model.generate(classes, generator=seeds, **options)
-    monkeypatch.setattr("hybridzoo.models.maskmamba.sampling._ELEMENTS", 1)  # as little at once as it goes
-    for i, seed in enumerate([5, 6, 7, 8]):
-        assert torch.equal(model.generate([classes[i]], generator=[seed], **options)[0], together[i])
-    assert not torch.equal(together[1], together[3])
-    with pytest.raises(InputError, match="2 entries for 4 images"):
-        model.generate(classes, generator=[1, 2], **options)
-
-
-def test_what_the_config_recommends_is_the_default():
-    torch.manual_seed(0)
-    recommended = {"sampling_steps": 3, "sampling_temperature": 0.5, "sampling_cfg_scale": 2.0}
-    model = build_model("maskmamba_test", **recommended).eval()
-    with torch.no_grad():  # codes that depend on the class
-        model.condition.embedding_table.weight.mul_(100)
-        model.token_embedding.weight.mul_(20)
-    given = {"steps": 3, "temperature": 0.5, "cfg_scale": 2.0}
-    expected = model.generate([1, 2], generator=0, **given)
-    assert torch.equal(model.generate([1, 2], generator=0), expected)
-    for name, other in (("steps", 9), ("temperature", 50.0), ("cfg_scale", 9.0)):
-        assert not torch.equal(model.generate([1, 2], generator=0, **{name: other}), expected)
-
-
-@pytest.mark.parametrize("order", ["confidence", "halton", "random"])
-@pytest.mark.parametrize("steps", [1, 3, 25, 40])
-def test_every_token_is_drawn(model, order, steps):
-    codes = model.generate([1, 4], steps=steps, order=order, generator=0, height=6, width=14)
-    assert codes.shape == (2, 3, 7)
-    assert int(codes.max()) < 64
-
-
-@pytest.mark.parametrize("order", ["confidence", "halton"])
-def test_known_tokens_per_step(model, order, monkeypatch):
-    """The number of masked tokens that the network sees, and known tokens that never change."""
-    seen, steps = [], 8
-    inner = type(model).features
-
-    def watch(self, ids, *args, **kwargs):
-        seen.append(ids.flatten(1).clone())
-        return inner(self, ids, *args, **kwargs)
-
-    monkeypatch.setattr(type(model), "features", watch)
-    codes = model.generate([1, 2], steps=steps, order=order, generator=0).flatten(1)
-    masked = [(ids == 64).sum(1).tolist() for ids in seen]
-    if order == "confidence":
-        want = [25, *[int(25 * torch.cos(torch.tensor((t + 1) / steps * torch.pi / 2))) for t in range(steps - 1)]]
-    else:
-        known = [int((1 - 2 / torch.pi * torch.arccos(torch.tensor((t + 1) / steps))) * 25) for t in range(steps - 1)]
-        want = [25, *[25 - max(t + 1, k) for t, k in enumerate(known)]]
-    assert masked == [[n, n] for n in want]
-    for ids in seen:
-        assert torch.equal(torch.where(ids == 64, codes, ids), codes)
-
-
-def test_guidance_pushes_away_from_the_unconditional(model, monkeypatch):
-    """One step with the most likely code: the argument of u + s (c - u)."""
-    ids = torch.full((2, 25), 64)
-    labels = torch.tensor([3, 5])
-    c, u = model(ids, labels).logits, model(ids, torch.tensor([10, 10])).logits
-    for s in (1.0, 2.5, 0.0):
-        found = model.generate(labels, steps=1, token_temperature=0.0, cfg_scale=s, cfg_schedule="constant")
-        assert torch.equal(found.flatten(1), (u + s * (c - u)).argmax(-1)), s
-    whole = model.generate(labels, steps=3, cfg_scale=2.0, token_temperature=0.0, temperature=0.0)
-    monkeypatch.setattr(sampling, "_ELEMENTS", 64 * 4 * 3)
-    assert torch.equal(model.generate(labels, steps=3, cfg_scale=2.0, token_temperature=0.0, temperature=0.0), whole)
-
-
-def test_drawn_codes_follow_the_probabilities(model):
-    conditions = {"class_labels": torch.zeros(400, dtype=torch.long)}
-    decoder = sampling._Decoder(model, conditions, (5, 5), torch.Generator().manual_seed(0), 0.7)
-    ids = torch.full((400, 25), 64)
-    codes, log_p = decoder.draw(ids, 1.0)
-    wanted = (model(ids[:1], torch.zeros(1, dtype=torch.long)).logits[0] / 0.7).softmax(-1)
-    found = F.one_hot(codes, 64).float().mean(0)
-    assert (found - wanted).abs().max() < 0.12
-    torch.testing.assert_close(log_p.exp(), wanted.expand(400, -1, -1).gather(2, codes[..., None])[..., 0], **CLOSE)
-
-
-def test_inpainting_keeps_the_rest(model):
-    codes = torch.randint(64, (2, 5, 5), generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(5, 5, dtype=torch.bool)
-    mask[1:3, 1:4] = True
-    new = model.generate([1, 2], codes=codes, mask=mask, steps=4, generator=0)
-    assert torch.equal(torch.where(mask, 0, new), torch.where(mask, 0, codes))
-    assert not torch.equal(new, codes)
-    kept = model.generate([1, 2], codes=codes, mask=torch.zeros_like(mask), steps=4)
-    assert torch.equal(kept, codes)
-
-
-def test_generation_ignores_dropout_and_keeps_the_mode():
-    model = lively(build_model("maskmamba_test", dropout=0.5)).train()
-    codes = model.generate([1], steps=2, generator=0)
-    assert model.training
-    assert torch.equal(model.eval().generate([1], steps=2, generator=0), codes)
-
-
-# Bad input -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"class_labels": [11]}, r"11; this model has classes 0 to 9, and 10 is the null class"),
-        ({"class_labels": [-1]}, "classes 0 to 9"),
-        ({}, "give class_labels"),
-        ({"class_labels": [1], "steps": 0}, "steps=0.*1 or more"),
-        ({"class_labels": [1], "steps": 2.5}, "whole number"),
-        ({"class_labels": [1], "cfg_scale": -1.0}, "cfg_scale"),
-        ({"class_labels": [1], "temperature": -1.0}, "temperature"),
-        ({"class_labels": [1], "order": "haltonn"}, "did you mean 'halton'"),
-        ({"class_labels": [1], "height": 15}, "height=15 must be a multiple of 2"),
-        ({"class_labels": [1], "width": 0}, "width=0"),
-        ({"class_labels": [1], "codes": torch.full((1, 5, 5), 99)}, "run from 99 to 99.*another tokenizer"),
-        ({"class_labels": [1], "codes": torch.zeros(2, 5, 5).long()}, r"\(1, 5, 5\)"),
-        ({"class_labels": [1], "mask": torch.ones(5, 5).bool()}, "codes .* are missing"),
-        ({"class_labels": [1], "codes": torch.zeros(1, 5, 5).long(), "mask": torch.ones(5, 4).bool()}, "mask must be"),
-        ({"text_embeds": torch.zeros(1, 2, 3)}, "class-conditional: give class_labels"),
-    ],
-)
-def test_bad_generation_options_are_named(model, options, words):
-    with pytest.raises(InputError, match=words):
-        model.generate(**options)
-
-
-def test_unknown_schedules_are_named(model):
-    with pytest.raises(ConfigError, match="did you mean 'cosine'"):
-        model.generate([1], schedule="cosin")
-    with pytest.raises(ConfigError, match="unknown mask schedule 'pow'"):
-        model.generate([1], schedule="pow")
-
-
-@pytest.mark.parametrize(
-    ("inputs", "words"),
-    [
-        ({"input_ids": torch.zeros(1, 24).long()}, "24 tokens do not fill the configured grid of 5 x 5"),
-        ({"input_ids": torch.zeros(1, 16).long()}, r"codes.view\(-1, 4, 4\)"),
-        ({"input_ids": torch.zeros(1, 25)}, "must be integers"),
-        ({"input_ids": torch.full((1, 25), 65)}, "codes 0 to 63 and 64 for a masked token"),
-        ({"input_ids": torch.zeros(1, 25).long(), "class_labels": None}, "class_labels is missing"),
-        ({"input_ids": torch.zeros(1, 25).long(), "class_labels": torch.zeros(2).long()}, r"of shape \(1,\)"),
-        ({"input_ids": torch.zeros(1, 25).long(), "labels": torch.full((1, 25), 64)}, "codes are 0 to 63"),
-        ({"input_ids": torch.zeros(1, 25).long(), "labels": torch.zeros(1, 24).long()}, r"of shape \(1, 25\)"),
-    ],
-)
-def test_bad_inputs_are_named(model, inputs, words):
-    with pytest.raises(InputError, match=words):
-        model(**{"class_labels": torch.zeros(1).long(), **inputs})
-
-
-@pytest.mark.parametrize(
-    ("embeds", "words"),
-    [
-        (None, "text_embeds is missing"),
-        (torch.zeros(1, 3, 13), "13 wide and this model reads 12: .*another text encoder"),
-        (torch.zeros(1, 7, 12), r"up to 6"),
-        (torch.zeros(1, 12), "must be floats"),
-        (torch.zeros(1, 3, 12).long(), "must be floats"),
-    ],
-)
-def test_bad_texts_are_named(text_model, embeds, words):
-    with pytest.raises(InputError, match=words):
-        text_model(torch.zeros(1, 25).long(), text_embeds=embeds)
-    with pytest.raises(InputError, match="text-conditional"):
-        text_model(torch.zeros(1, 25).long(), class_labels=torch.zeros(1).long())
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"scheme": "serial"}, "did you mean 'serial_v"),
-        ({"condition": "image"}, "unknown condition"),
-        ({"image_size": 11}, "multiple of downsample=2"),
-        ({"scheme": "group_v2"}, "4 channel group"),
-        ({"hidden_size": 33}, "divisible"),
-        ({"group_pattern": "MX", "scheme": "group_v1"}, "one M"),
-        ({"group_pattern": "MS"}, "goes with a group scheme"),
-        ({"mask_schedule": "cos"}, "mask schedule"),
-        ({"dropout": 1.0}, "below 1"),
-        ({"dt_rank": 0}, "dt_rank=0"),
-        ({"num_layers": 0}, "at least 1"),
-        ({"second_branch": "none"}, "second_branch"),
-    ],
-)
-def test_impossible_configurations_are_named(values, words):
-    with pytest.raises(ConfigError, match=words):
-        build_model("maskmamba_test", **values)
-
-
-def test_scans_in_one_call_equal_two():
-    """What the CPU does, against what a GPU does."""
-
-    def inputs(seed):
-        u, dt, b, c = noise(2, 7, 4, seed=seed), noise(2, 7, 4, seed=seed + 1), noise(2, 7, 3), noise(2, 7, 3, seed=9)
-        return u, dt, b, c, noise(4, 3, seed=seed + 2), noise(4, seed=seed), noise(4, seed=seed + 1)
-
-    for both, alone in zip(scan_pair(inputs(0), inputs(3)), (scan(*inputs(0)), scan(*inputs(3)))):
-        torch.testing.assert_close(both, alone)

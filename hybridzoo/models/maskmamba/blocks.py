@@ -13,11 +13,25 @@ from torch import Tensor, nn
 
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.mixers import BiMambaV2, SelfAttention, VimMamba
+from hybridzoo.ops.add_layer_norm import add_layer_norm
 
 
 def make_norm(width: int, config: MaskMambaConfig) -> nn.Module:
     """The configured norm over D."""
     return (nn.LayerNorm if config.norm == "layer_norm" else nn.RMSNorm)(width, eps=config.norm_eps)
+
+
+def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + branch, or x without one, and its norm, in one pass if it is a layer norm.
+
+    Under autocast the norm comes in the dtype of the matrix product that reads it.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, out_dtype=dtype)
+    x = x if branch is None else x + branch
+    return x, norm(x)
 
 
 def make_mixer(letter: str, width: int, num_heads: int, config: MaskMambaConfig) -> nn.Module:
@@ -86,7 +100,7 @@ class Mlp(nn.Module):
 
 
 class MaskMambaBlock(nn.Module):
-    """x + mixer(norm(x)), then x + MLP(norm(x)).
+    """x + mixer(norm(x)), then x + MLP(norm(x)); the last sum is left to the next layer.
 
     Args:
         letters: mixers of the channel groups; one letter is a layer without groups.
@@ -106,9 +120,19 @@ class MaskMambaBlock(nn.Module):
             self.norm2 = make_norm(width, config)
             self.mlp = Mlp(width, int(config.mlp_ratio * width), config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.drop(self.mixer(self.norm1(x))))
-        return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Stream (B, L, D), and the branch that the layer before has left to add, if any.
+
+        Returns:
+            The stream and this layer's last branch, whose sum is the layer's output: the next norm adds them while it
+            reads them.
+        """
+        x, normed = add_norm(self.norm1, x, branch)
+        branch = self.drop_path(self.drop(self.mixer(normed)))
+        if self.mlp is None:
+            return x, branch
+        x, normed = add_norm(self.norm2, x, branch)
+        return x, self.drop_path(self.mlp(normed))
 
 
 class LayerStack(nn.Module):
@@ -125,12 +149,13 @@ class LayerStack(nn.Module):
         self._gradient_checkpointing_func: Callable[..., Tensor]  # set by transformers when it is switched on
 
     def forward(self, x: Tensor) -> Tensor:
+        branch = None
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(layer.__call__, x)
+                x, branch = self._gradient_checkpointing_func(layer.__call__, x, branch)
             else:
-                x = layer(x)
-        return x
+                x, branch = layer(x, branch)
+        return x if branch is None else x + branch
 
 
 class ClassCondition(nn.Module):

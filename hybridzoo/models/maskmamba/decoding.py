@@ -115,16 +115,15 @@ def mask_by_topk(probs: Tensor, length: Tensor, temperature: float = 0.0, genera
 
 def gumbel(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
     """Standard Gumbel noise, fp32, drawn on the generator's device; with a generator per row, each row from its own."""
-    return -log_exponential(shape, device, generator)
+    return -exponential(shape, device, generator).clamp_min_(torch.finfo(torch.float32).tiny).log_()
 
 
-def log_exponential(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
-    """Logarithms of exponential variables: Gumbel noise with the sign changed."""
+def exponential(shape: Sequence[int], device: torch.device, generator: Draws) -> Tensor:
+    """Standard exponential variables, of which minus the logarithm is Gumbel noise; drawn as `gumbel` says."""
     if isinstance(generator, Sequence):
-        return torch.stack([log_exponential(shape[1:], device, g) for g in generator])
+        return torch.stack([exponential(shape[1:], device, g) for g in generator])
     source = generator.device if generator is not None else device
-    exponential = torch.empty(shape, device=source).exponential_(generator=generator)
-    return exponential.clamp_min_(torch.finfo(torch.float32).tiny).log_().to(device)
+    return torch.empty(shape, device=source).exponential_(generator=generator).to(device)
 
 
 def guidance(step: int, steps: int, scale: float, schedule: str = "linear", power: float = 1.0) -> float:

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.ops.causal_conv1d import causal_conv1d
+from hybridzoo.ops.flip_concat import flip_concat
 from hybridzoo.ops.selective_scan import selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+JOINT_SCANS = 1 << 22  # numbers in the input of a scan, up to which two scans do not fill a GPU one by one
 
 
 def set_time_step(projection: nn.Linear) -> None:
@@ -57,7 +59,7 @@ def scan(
 ) -> Tensor:
     """The selective scan with A = -exp(a_log); states and parameters in fp32 whatever the inputs' type."""
     A = -torch.exp(a_log.float())
-    y = selective_scan(u, dt, A, b, c, d.float(), z, dt_bias.float(), dt_softplus=True)
+    y = selective_scan(u, dt, A, b, c, d, z, dt_bias, dt_softplus=True)
     assert isinstance(y, Tensor)
     return y
 
@@ -65,10 +67,10 @@ def scan(
 def scan_pair(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Two independent scans; each tuple is (u, dt, B, C, A_log, D, bias of dt) as `scan` takes them.
 
-    A GPU runs them one after the other, reading every slice where it lies. Elsewhere a step of time is what costs, so
-    both run as two groups of channels of one call.
+    A GPU that long sequences fill runs them one after the other, reading every slice where it lies. Elsewhere a step of
+    time is what costs, so both run as two groups of channels of one call.
     """
-    if first[0].is_cuda:
+    if first[0].is_cuda and (torch.is_grad_enabled() or first[0].numel() > JOINT_SCANS):
         return scan(*first), scan(*second)
     u, dt, b, c, a_log, d, bias = zip(first, second)
     y = scan(
@@ -161,17 +163,18 @@ class BiMambaV2(MambaBase):
         inner, flip_first = self.inner, self.flip_before_conv
         u, u_b, u_c = self.in_proj(x).tensor_split((inner, 2 * inner), dim=-1)  # (B, L, I) each, the last may be empty
         a = self._convolve(u, self.conv1d)
-        u_b = u_b.flip(1) if flip_first or self._mirrors else u_b
+        u_b = flip_concat(None, u_b) if flip_first or self._mirrors else u_b
         a_b = self._convolve(u_b, self.conv1d_b, mirrored=self._mirrors and not flip_first)
         first = (a, *self._selective(a, ""))
         if self.backward_scan:
-            a_b = a_b if flip_first or self._mirrors else a_b.flip(1)
+            a_b = a_b if flip_first or self._mirrors else flip_concat(None, a_b)
             y, y_b = scan_pair(first, (a_b, *self._selective(a_b, "_b")))
-            y_b = y_b.flip(1)
         else:
-            y, y_b = scan(*first), a_b.flip(1) if flip_first else a_b
-        parts = (y, y_b) if self.branches == 2 else (y, y_b, self._convolve(u_c, self.conv1d_c))
-        return self.out_proj(torch.cat(parts, dim=-1))
+            y, y_b = scan(*first), a_b
+        y = flip_concat(y, y_b) if self.backward_scan or flip_first else torch.cat((y, y_b), dim=-1)
+        if self.branches == 3:
+            y = torch.cat((y, self._convolve(u_c, self.conv1d_c)), dim=-1)
+        return self.out_proj(y)
 
     @property
     def _mirrors(self) -> bool:

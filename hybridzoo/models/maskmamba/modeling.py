@@ -103,10 +103,14 @@ class MaskMambaForImageGeneration(ZooModel):
         class_labels: Tensor | None = None,
         text_embeds: Tensor | None = None,
         condition_drop: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Normalised features of the image tokens, (B, N, D). Arguments as in `forward`."""
+        """Normalised features of the image tokens, (B, N, D). Arguments as in `forward`.
+
+        `positions` is `self.positions(h, w)`, from callers that want features of one grid many times.
+        """
         ids, grid = check_codes(input_ids, self.config)
-        x = self.token_embedding(ids) + self.positions(*grid)
+        x = self.token_embedding(ids) + (self.positions(*grid) if positions is None else positions)
         condition = self._condition(len(ids), class_labels, text_embeds, condition_drop)
         x, at = self._join(x, condition.to(x.dtype) + self.condition_position)
         x = self.stack(self.drop(x))

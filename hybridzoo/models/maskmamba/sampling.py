@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hybridzoo.errors import InputError
@@ -22,15 +21,16 @@ from hybridzoo.models.maskmamba.decoding import (
     Draws,
     check_schedule,
     check_steps,
+    exponential,
     guidance,
     gumbel,
     halton_order,
-    log_exponential,
     mask_by_confidence,
     mask_length,
     revealed,
 )
 from hybridzoo.models.maskmamba.inputs import check_classes
+from hybridzoo.ops.guided_draw import guided_draw
 
 _ELEMENTS = 1 << 27  # logits held at once
 _BLOCK = 64  # tokens whose noise is drawn at once where every image has a generator of its own
@@ -155,6 +155,9 @@ class _Decoder:
         self.guided = {k: torch.cat((v, v)) for k, v in given.items()}
         batch = len(next(iter(given.values())))
         self.guided["condition_drop"] = torch.arange(2 * batch, device=model.token_position.device) >= batch
+        positions = model.positions(*grid)
+        if positions is not model.token_position:  # resized: once, not every step
+            self.plain["positions"] = self.guided["positions"] = positions
 
     def draw(self, ids: Tensor, s: float) -> tuple[Tensor, Tensor]:
         """(B, N) codes, masked ones included -> drawn codes (B, N) and their log-probabilities (B, N)."""
@@ -168,26 +171,17 @@ class _Decoder:
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
     def _draw_piece(self, features: Tensor, batch: int, s: float) -> tuple[Tensor, Tensor]:
-        """A large piece is bound by memory: each line is one pass over it."""
+        """Codes and log-probabilities (B, n) of n tokens from their features, (B, n, D), with guidance (2 B, n, D)."""
         logits = self.model.logits(features)
-        if len(logits) > batch:
-            without = logits[batch:]
-            logits = torch.add(without, logits[:batch].float().sub_(without), alpha=s)
-        else:
-            logits = logits.float()
-        if self.temperature == 0:
-            codes = logits.argmax(-1)
-        else:
-            logits = logits if self.temperature == 1 else logits / self.temperature
-            codes = (logits - self._noise(logits)).argmax(-1)
-        chosen = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
-        return codes, -chosen.view(codes.shape)
+        noise = None if self.temperature == 0 else self._noise(logits[:batch])
+        without = logits[batch:] if len(logits) > batch else None
+        return guided_draw(logits[:batch], without, noise, scale=s, temperature=self.temperature or 1.0)
 
     def _noise(self, logits: Tensor) -> Tensor:
-        """Gumbel noise of the shape (B, n, K), with the sign changed."""
+        """Exponential variables of the shape (B, n, K)."""
         if not isinstance(self.draws, Sequence):
-            return log_exponential(logits.shape, logits.device, self.draws)
-        blocks = [log_exponential(x.shape, x.device, self.draws) for x in logits.split(_BLOCK, dim=1)]
+            return exponential(logits.shape, logits.device, self.draws)
+        blocks = [exponential(x.shape, x.device, self.draws) for x in logits.split(_BLOCK, dim=1)]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 -m hybridzoo bench lm deltanet_340m --what scaling --train 8x2048 --out scaling.json
 
-Weights and gradients are bf16, gradients are averaged by DistributedDataParallel while the backward goes on. The first
-process measures alone, then all of them together, with the same batch on each.
+Weights and gradients are bf16, gradients are averaged by DistributedDataParallel while the backward goes on, with the
+options of `hybridzoo train`. The first process measures alone, then all of them together, with the same batch on each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybridzoo.bench.lm_models import LmSettings, build
 from hybridzoo.bench.timing import synchronize
 from hybridzoo.errors import ConfigError
+from hybridzoo.training.arguments import ddp_options
 
 WARMUP = 3
 
@@ -56,7 +57,7 @@ def scaling(name: str, settings: LmSettings) -> Iterator[dict[str, Any]]:
             alone = ids.numel() / seconds
             yield {**row, "mode": "alone", "processes": 1, "tokens_per_sec": alone, "ms": seconds * 1e3}
         dist.barrier()
-        wrapped = DistributedDataParallel(model, device_ids=[device.index] if on_gpu else None)
+        wrapped = DistributedDataParallel(model, [device.index] if on_gpu else None, **ddp_options(model))
         seconds, steps = _timed(train_step(wrapped, ids), device, settings.seconds, world)
         if rank == 0:
             together = world * ids.numel() / seconds

@@ -24,7 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from hybridzoo.errors import TrainingError
 from hybridzoo.training import checkpoints
-from hybridzoo.training.arguments import make_mixup, training_arguments
+from hybridzoo.training.arguments import ddp_options, make_mixup, training_arguments
 from hybridzoo.training.callbacks import Ema, Guard, Signals
 from hybridzoo.training.datasets import as_is
 from hybridzoo.training.graphs import StepGraphs, check_graphs, padded
@@ -104,6 +104,8 @@ class ZooTrainer(Trainer):
         )
         if self.is_fsdp_enabled:
             check_sharded(t)
+        if self.accelerator.ddp_handler is not None:
+            vars(self.accelerator.ddp_handler).update(ddp_options(model))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: Trainer divides it by the number of micro-batches.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TextIteratorStreamer
 
-from hybridzoo import build_model
+from hybridzoo import build_model, list_models
 from hybridzoo.errors import ConfigError, InputError
 from hybridzoo.layers.cache import CACHE_NAME, HybridCache
 from hybridzoo.layers.mixer import letters, parse_pattern, register_mixer
@@ -333,6 +333,14 @@ def test_empty_prompts_and_foreign_tokenizers(model: Any) -> None:
     model.check_tokenizer(range(model.config.vocab_size))
     with pytest.raises(InputError, match="do not belong together"):
         model.check_tokenizer(range(model.config.vocab_size + 1))
+
+
+@pytest.mark.parametrize("name", list_models("*_test", task="text-generation"))
+def test_every_weight_has_a_gradient(name: str) -> None:
+    """Data-parallel training does not look for unused weights (`training.arguments.ddp_options`)."""
+    model = build_model(name).train()
+    model(**model.example_inputs(2, labels=True)).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_loss_is_the_mean_over_labels(model: Any) -> None:

@@ -20,7 +20,7 @@ from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
 MODES = ("infer", "train")
-DTYPES = ("fp32", "tf32", "amp")
+DTYPES = ("fp32", "default", "tf32", "amp")
 LOSS_WEIGHT, SIGMA, CLIP_NORM = 5.0, 4.0, 5.0
 
 
@@ -30,7 +30,8 @@ class MambaADSettings:
 
     Args:
         mode: "infer" or "train".
-        dtype: "fp32" (no TF32), "tf32", or "amp" (fp32 weights, bf16 autocast).
+        dtype: "fp32" (no TF32), "default" (as torch starts: TF32 in cuDNN's convolutions, not in matrix products),
+            "tf32" (in both), or "amp" (fp32 weights, bf16 autocast).
         batch_size: images a call.
         side: of the images.
         backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
@@ -122,7 +123,8 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.dtype != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = settings.dtype in ("tf32", "amp")
+    torch.backends.cudnn.allow_tf32 = settings.dtype != "fp32"
     try:
         with use_backend(settings.backend if settings.backend != "auto" else None):
             if settings.mode == "infer":

@@ -16,7 +16,7 @@ def register(bench: typer.Typer) -> None:
 def mambaad_command(
     models: Annotated[list[str] | None, typer.Argument(help="Models; ratios are to the first.")] = None,
     mode: Annotated[list[str] | None, typer.Option(help="infer, train; repeatable.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="fp32, tf32, amp; repeatable.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="fp32, default, tf32, amp; repeatable.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of the ops: auto, torch, triton …; repeatable.")] = None,
     compile: Annotated[

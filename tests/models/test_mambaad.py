@@ -13,8 +13,10 @@ from hybridzoo import build_model, load_original
 from hybridzoo.errors import CheckpointError, ConfigError, InputError
 from hybridzoo.export import export_model
 from hybridzoo.loading import build_from_backbone
-from hybridzoo.models.mambaad import step_sizes
+from hybridzoo.models.mambaad import blocks, step_sizes
+from hybridzoo.models.mambaad.folded import foldable, folded_maps
 from hybridzoo.models.mambaad.maps import smooth
+from hybridzoo.models.mambaad.teacher import build_teacher
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +306,32 @@ def test_inputs_that_cannot_be(model, inputs, match):
 def test_foreign_weights_are_refused():
     with pytest.raises(CheckpointError, match="no checkpoint of the original MambaAD"):
         load_original("mambaad", {"head.weight": torch.zeros(2, 2)})
+
+
+def test_a_folded_teacher_gives_timms_maps_and_follows_its_weights():
+    torch.manual_seed(0)
+    net = build_teacher("resnet18", (1, 2, 3), (64, 128, 256))
+    x = images(40, 51)
+    for _ in range(2):
+        for norm in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            with torch.no_grad():
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_()
+        with torch.no_grad():
+            for got, want in zip(folded_maps(net, x, "torch"), net(x), strict=True):
+                assert got.shape == want.shape
+                assert (got - want).norm() <= 1e-5 * want.norm()
+    assert foldable(net)
+    assert not foldable(build_model("mambaad_test").teacher)
+    net.layer1[0].se = torch.nn.Identity()
+    assert not foldable(net)
+
+
+def test_inference_scans_a_few_images_at_once(model, monkeypatch):
+    x = images(64, 64, batch=3)
+    with torch.no_grad():
+        want = model(x).anomaly_map
+        monkeypatch.setattr(blocks, "STEP_SIZES_AT_ONCE", 1)
+        torch.testing.assert_close(model(x).anomaly_map, want, atol=1e-5, rtol=1e-5)

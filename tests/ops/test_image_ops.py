@@ -14,9 +14,11 @@ from hybridzoo.errors import InputError
 from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.avg_pool2x2 import avg_pool2x2
 from hybridzoo.ops.bias_gelu import bias_gelu
+from hybridzoo.ops.conv2d_relu import conv2d_relu
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.instance_norm_silu import instance_norm_silu
 from hybridzoo.ops.layer_norm_gate import layer_norm_gate
+from hybridzoo.ops.linear import linear
 from hybridzoo.ops.max_pool3x3 import max_pool3x3
 from hybridzoo.ops.scaled_residual import scaled_residual
 
@@ -27,6 +29,8 @@ OPS = [
     "max_pool3x3",
     "avg_pool2x2",
     "bias_gelu",
+    "conv2d_relu",
+    "linear",
     "add_layer_norm",
     "scaled_residual",
 ]
@@ -51,14 +55,21 @@ def test_kernels_match_the_definition(op):
         (lambda: depthwise_conv2d(X, torch.zeros(4, 1, 3, 3)), r"8 channels need \(8, 1, 3, 3\)"),
         (lambda: depthwise_conv2d(X[0], torch.zeros(8, 1, 3, 3)), r"\(B, H, W, C\)"),
         (lambda: depthwise_conv2d([X, X.bfloat16()], torch.zeros(16, 1, 3, 3)), "one batch size and dtype"),
-        (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), epilogue="relu"), "none, gelu, residual"),
+        (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), epilogue="relu"), "none, gelu, silu, residual"),
         (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 4, 4)), "another odd size"),
+        (lambda: depthwise_conv2d(X, torch.zeros(8, 1, 3, 3), torch.zeros(7)), r"bias has shape \(7,\)"),
         (lambda: instance_norm_silu(X[:, :1, :1]), "two positions or more"),
         (lambda: layer_norm_gate(X, X[:1], torch.zeros(8), torch.zeros(8)), "one shape"),
         (lambda: layer_norm_gate(X, X, torch.zeros(8), torch.zeros(7)), r"bias has shape \(7,\)"),
         (lambda: max_pool3x3(X.long()), "floating-point"),
         (lambda: avg_pool2x2(X[:, :1]), "H >= 2"),
         (lambda: bias_gelu(X, torch.zeros(7)), r"bias \(C,\)"),
+        (lambda: conv2d_relu(X, torch.zeros(4, 7, 3, 3), torch.zeros(4)), "do not fit"),
+        (lambda: conv2d_relu(X, torch.zeros(4, 8, 2, 2), torch.zeros(4)), "odd square kernel"),
+        (lambda: conv2d_relu(X, torch.zeros(4, 8, 3, 3), torch.zeros(8)), "4 outputs need"),
+        (lambda: conv2d_relu(X, torch.zeros(4, 8, 3, 3), torch.zeros(4), X), "the output's is"),
+        (lambda: linear(X, torch.zeros(4, 7)), "do not fit"),
+        (lambda: linear(X, torch.zeros(4, 8), torch.zeros(8)), "4 outputs need"),
         (lambda: add_layer_norm(X, X[:1], torch.zeros(8), torch.zeros(8)), "one shape"),
         (lambda: add_layer_norm(X, None, torch.zeros(7), torch.zeros(8)), "weight has shape"),
         (lambda: add_layer_norm(X, None, torch.zeros(8), torch.zeros(8), scale=torch.zeros(8)), "y is None"),

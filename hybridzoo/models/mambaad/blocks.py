@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,10 +22,12 @@ from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.dispatch import exporting
 from hybridzoo.ops.instance_norm_silu import instance_norm_silu
 from hybridzoo.ops.layer_norm_gate import layer_norm_gate
+from hybridzoo.ops.linear import Linear, linear
 from hybridzoo.ops.scan_paths import scan_paths
 from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+STEP_SIZES_AT_ONCE = 2**27  # bytes, in inference: half of a batch of 16 at 256 pixels, 8 directions, 64 channels
 
 
 @lru_cache(maxsize=64)
@@ -67,25 +68,37 @@ class SelectiveScans(nn.Module):
 
     def forward(self, u: Tensor, paths: Tensor) -> Tensor:
         """u (B, H, W, D), paths (K, L) -> (B, H, W, D)."""
-        k, inner = self.dt_projs_bias.shape
         seq = u.flatten(1, 2)  # (B, L, D)
-        projected = F.linear(seq, self.x_proj_weight.flatten(0, 1)).unflatten(2, (k, -1))  # (B, L, K, R + 2 N)
+        weights = (
+            self.x_proj_weight.flatten(0, 1),
+            -self.A_logs.float().exp().view(*self.dt_projs_bias.shape, -1),
+            self.Ds.float().view_as(self.dt_projs_bias),
+            self.dt_projs_bias.float(),
+        )
+        images = self._images_at_once(seq)
+        if images < seq.shape[0]:
+            y = torch.cat([self._scan(part, paths, *weights) for part in seq.split(images)])
+        else:
+            y = self._scan(seq, paths, *weights)
+        return y.unflatten(1, u.shape[1:3])
+
+    def _images_at_once(self, seq: Tensor) -> int:
+        """All where a gradient is wanted; else as many as keep the step sizes, D K numbers a position, small."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return seq.shape[0]
+        one = seq[0].numel() * self.dt_projs_bias.shape[0] * seq.element_size()
+        return max(1, STEP_SIZES_AT_ONCE // one)
+
+    def _scan(self, seq: Tensor, paths: Tensor, x_proj: Tensor, A: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        projected = linear(seq, x_proj).unflatten(2, (A.shape[0], -1))  # (B, L, K, R + 2 N)
         rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=3)
         rank, weight = rank.flatten(0, 1), self.dt_projs_weight.to(rank.dtype)
         dt = project(rank, weight)  # (B L, K, D)
         with remade(dt, rank, weight):
-            y = selective_scan_2d(
-                seq.contiguous(),
-                dt.unflatten(0, seq.shape[:2]),
-                -self.A_logs.float().exp().view(k, inner, -1),
-                B,
-                C,
-                self.Ds.float().view(k, inner),
-                self.dt_projs_bias.float(),
-                paths=paths,
-                dt_softplus=True,
+            return selective_scan_2d(
+                seq.contiguous(), dt.unflatten(0, seq.shape[:2]), A, B, C, D, bias, paths=paths, dt_softplus=True
             )
-        return y.unflatten(1, u.shape[1:3])
 
     def count(self) -> int:
         """Number of parameters."""
@@ -143,10 +156,10 @@ class SS2D(SelectiveScans):
             self.conv_mixer = ConvMixer(inner, self.count())
             for name in ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds"):
                 delattr(self, name)
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.in_proj = Linear(dim, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.out_norm = nn.LayerNorm(inner, eps=1e-5)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
         self.reset_scans()
 
     @torch.no_grad()
@@ -175,8 +188,7 @@ class SS2D(SelectiveScans):
         if x.dim() != 4 or x.shape[3] != self.in_proj.in_features:
             raise InputError(f"SS2D: expected a map (B, H, W, {self.in_proj.in_features}), got {tuple(x.shape)}")
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = depthwise_conv2d(u, self.conv2d.weight)  # reads the half where it lies
-        u = F.silu(u + cast(Tensor, self.conv2d.bias).to(u.dtype))
+        u = depthwise_conv2d(u, self.conv2d.weight, self.conv2d.bias, epilogue="silu")  # reads the half where it lies
         if self.conv_mixer is not None:
             y = self.conv_mixer(u)
         else:
@@ -210,7 +222,7 @@ def _conv(width: int, kernel: int) -> nn.Sequential:
 
 def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 1x1 convolution of (B, H, W, C), which is a matrix product there."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
+    return linear(x, conv.weight.flatten(1), conv.bias)
 
 
 def _convolve(x: Tensor, layers: nn.Sequential) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hybridzoo.errors import InputError
 from hybridzoo.models.mambaad.blocks import LSSModule, grid_paths
 from hybridzoo.models.mambaad.configuration import check_decoder, modules_of
+from hybridzoo.ops.linear import Linear
 from hybridzoo.ops.scan_paths import scan_paths
 
 NORM_EPS = 1e-5  # the decoder passes torch's LayerNorm, where a module alone would have 1e-6
@@ -34,7 +35,7 @@ class PatchExpand(nn.Module):
 
     def __init__(self, dim_in: int, dim: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim_in, 4 * dim, bias=False)
+        self.expand = Linear(dim_in, 4 * dim, bias=False)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from hybridzoo.models.mambaad.blocks import SS2D, LSSModule
 from hybridzoo.models.mambaad.bottleneck import HalfFPN
 from hybridzoo.models.mambaad.configuration import MambaADConfig
 from hybridzoo.models.mambaad.decoder import MambaDecoder, ScanTables
+from hybridzoo.models.mambaad.folded import teacher_maps
 from hybridzoo.models.mambaad.maps import anomaly_map, feature_loss, smooth
 from hybridzoo.models.mambaad.teacher import build_teacher, load_teacher, teacher_strides
 
@@ -142,8 +143,10 @@ class MambaADForAnomalyDetection(ZooModel):
         batch, _, height, width = pixel_values.shape
         weight = self.bottleneck.conv1.weight
         with torch.no_grad():
-            teacher = [f.detach() for f in self.teacher(pixel_values.to(weight.dtype))]
-        student = self.decoder(self.bottleneck(teacher), [(f.shape[2], f.shape[3]) for f in teacher[::-1]])
+            teacher = [f.detach() for f in teacher_maps(self.teacher, pixel_values.to(weight.dtype))]
+        student = self.decoder(
+            self.bottleneck([f.contiguous() for f in teacher]), [(f.shape[2], f.shape[3]) for f in teacher[::-1]]
+        )
         excluded = None
         if masks is not None or labels is not None:
             excluded = torch.zeros(batch, height, width, dtype=torch.bool, device=pixel_values.device)

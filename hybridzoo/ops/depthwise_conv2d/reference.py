@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def depthwise_conv2d_reference(parts: Sequence[Tensor], weight: Tensor, epilogue: str = "none") -> Tensor:
+def depthwise_conv2d_reference(
+    parts: Sequence[Tensor], weight: Tensor, epilogue: str = "none", bias: Tensor | None = None
+) -> Tensor:
     """See `depthwise_conv2d`; computes in at least fp32 and rounds once, at the end."""
     height, width = parts[0].shape[1:3]
     dtype = parts[0].dtype
@@ -22,9 +24,12 @@ def depthwise_conv2d_reference(parts: Sequence[Tensor], weight: Tensor, epilogue
     ]
     x = torch.cat(images, dim=1)  # (B, C, H, W)
     with _no_autocast(x.device.type):
-        y = F.conv2d(x, weight.to(wide), padding=weight.shape[3] // 2, groups=x.shape[1])
+        added = None if bias is None else bias.to(wide)
+        y = F.conv2d(x, weight.to(wide), added, padding=weight.shape[3] // 2, groups=x.shape[1])
     if epilogue == "gelu":
         y = F.gelu(y)
+    elif epilogue == "silu":
+        y = F.silu(y)
     elif epilogue == "residual":
         y = x + y
     return y.permute(0, 2, 3, 1).to(dtype)

@@ -87,9 +87,9 @@ def _place(
 
 @triton.jit
 def _depthwise_kernel(
-    x0, x1, x2, w, y, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, yb, yh, yw,
+    x0, x1, x2, w, bias, y, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, yb, yh, yw,
     PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr,
-    GELU: tl.constexpr, RESIDUAL: tl.constexpr, FLIP: tl.constexpr,
+    GELU: tl.constexpr, SILU: tl.constexpr, RESIDUAL: tl.constexpr, FLIP: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     x, xh, xw, shift, image, row0, cols, offs_c, mask_c, base, _ = _place(
         x0, x1, x2, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, PARTS, ROWS, BW, BC
@@ -107,6 +107,8 @@ def _depthwise_kernel(
     w8 = _tap(w, offs_c, mask_c, 8, FLIP)
     if RESIDUAL:
         w4 += 1.0
+    if BIAS:
+        added = tl.load(bias + base + offs_c, mask=mask_c, other=0.0).to(tl.float32)[None, :]
     above = tl.zeros((BW, BC), dtype=tl.float32)  # output row `row - 1`: complete once `row` has been added
     here = tl.zeros((BW, BC), dtype=tl.float32)
     left = _load(x, row0 - 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
@@ -120,8 +122,12 @@ def _depthwise_kernel(
             next_right = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
         if step >= 2:
             out = above + left * w6 + mid * w7 + right * w8
+            if BIAS:
+                out += added
             if GELU:
                 out = 0.5 * out * (1.0 + tl.erf(out * 0.7071067811865476))
+            if SILU:
+                out = out / (1.0 + tl.exp(-out))
             ok = (cols < W) & (row - 1 < H)
             tl.store(
                 y + (row - 1) * yh + cols[:, None] * yw + offs_c[None, :],
@@ -138,18 +144,19 @@ def _depthwise_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    x0, x1, x2, w, dy, g, partial, C, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2,
+    x0, x1, x2, w, bias, dy, g, partial, C, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2,
     db, dh, dw, gb, gh, gw,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr, GELU: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BW: tl.constexpr, BC: tl.constexpr,
+    GELU: tl.constexpr, SILU: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Weight gradient, one partial sum a program, and g = dy * gelu'(conv(x)), with conv(x) recomputed."""
+    """Gradients of weight and bias, one partial sum a program, and g = dy * f'(conv(x)), with conv(x) recomputed."""
     x, xh, xw, shift, image, row0, cols, offs_c, mask_c, base, tile = _place(
         x0, x1, x2, H, W, c0, c1, c2, b0, b1, b2, h0, h1, h2, p0, p1, p2, s1, s2, PARTS, ROWS, BW, BC
     )
     dy += image * db + base
     g += image * gb + base
     w += base * 9
-    if GELU:
+    if GELU or SILU:
         w0 = _tap(w, offs_c, mask_c, 0, False)
         w1 = _tap(w, offs_c, mask_c, 1, False)
         w2 = _tap(w, offs_c, mask_c, 2, False)
@@ -174,22 +181,33 @@ def _gradient_kernel(
     s6 = tl.zeros((BW, BC), dtype=tl.float32)
     s7 = tl.zeros((BW, BC), dtype=tl.float32)
     s8 = tl.zeros((BW, BC), dtype=tl.float32)
+    total = tl.zeros((BW, BC), dtype=tl.float32)
+    if BIAS:
+        added = tl.load(bias + base + offs_c, mask=mask_c, other=0.0).to(tl.float32)[None, :]
     for step in range(ROWS):
         row = row0 + step
         t6 = _load(x, row + 1, cols - 1, offs_c, H, W, xh, xw, mask_c, shift)
         t7 = _load(x, row + 1, cols, offs_c, H, W, xh, xw, mask_c, shift)
         t8 = _load(x, row + 1, cols + 1, offs_c, H, W, xh, xw, mask_c, shift)
         grad = _load(dy, row, cols, offs_c, H, W, dh, dw, mask_c, 0)
-        if GELU:
+        if GELU or SILU:
             pre = t0 * w0 + t1 * w1 + t2 * w2 + t3 * w3 + t4 * w4 + t5 * w5 + t6 * w6 + t7 * w7 + t8 * w8
-            density = tl.exp(-0.5 * pre * pre) * 0.3989422804014327
-            grad *= 0.5 * (1.0 + tl.erf(pre * 0.7071067811865476)) + pre * density
+            if BIAS:
+                pre += added
+            if GELU:
+                density = tl.exp(-0.5 * pre * pre) * 0.3989422804014327
+                grad *= 0.5 * (1.0 + tl.erf(pre * 0.7071067811865476)) + pre * density
+            else:
+                sig = 1.0 / (1.0 + tl.exp(-pre))
+                grad *= sig * (1.0 + pre * (1.0 - sig))
             ok = (cols < W) & (row < H)
             tl.store(
                 g + row * gh + cols[:, None] * gw + offs_c[None, :],
                 grad.to(g.dtype.element_ty),
                 mask=ok[:, None] & mask_c[None, :],
             )
+        if BIAS:
+            total += grad
         s0 += grad * t0
         s1 += grad * t1
         s2 += grad * t2
@@ -205,7 +223,7 @@ def _gradient_kernel(
         t3 = t6
         t4 = t7
         t5 = t8
-    out = partial + tile.to(tl.int64) * 9 * C + base + offs_c
+    out = partial + tile.to(tl.int64) * (10 if BIAS else 9) * C + base + offs_c
     tl.store(out, tl.sum(s0, 0), mask=mask_c)
     tl.store(out + C, tl.sum(s1, 0), mask=mask_c)
     tl.store(out + 2 * C, tl.sum(s2, 0), mask=mask_c)
@@ -215,6 +233,8 @@ def _gradient_kernel(
     tl.store(out + 6 * C, tl.sum(s6, 0), mask=mask_c)
     tl.store(out + 7 * C, tl.sum(s7, 0), mask=mask_c)
     tl.store(out + 8 * C, tl.sum(s8, 0), mask=mask_c)
+    if BIAS:
+        tl.store(out + 9 * C, tl.sum(total, 0), mask=mask_c)
 
 
 def _blocks(height: int, width: int, parts: Sequence[Tensor], *, gradient: bool) -> dict[str, int]:
@@ -241,43 +261,51 @@ def _grid(batch: int, height: int, width: int, parts: Sequence[Tensor], blocks: 
     return tiles, tiles * sum(cdiv(part.shape[3], blocks["BC"]) for part in parts)
 
 
-def _launch(parts: Sequence[Tensor], weight: Tensor, y: Tensor, *, gelu: bool, residual: bool, flip: bool) -> Tensor:
+def _launch(
+    parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None, y: Tensor, *, epilogue: str, flip: bool = False
+) -> Tensor:
     batch, height, width, _ = y.shape
     blocks = _blocks(height, width, parts, gradient=False)
     pointers, numbers = _arguments(parts, height)
     launch(_depthwise_kernel, (_grid(batch, height, width, parts, blocks)[1],),
-        *pointers, weight, y, height, width, *numbers, *y.stride()[:3],
-        PARTS=len(parts), GELU=gelu, RESIDUAL=residual, FLIP=flip, **blocks,
+        *pointers, weight, weight if bias is None else bias, y, height, width, *numbers, *y.stride()[:3],
+        PARTS=len(parts), GELU=epilogue == "gelu", SILU=epilogue == "silu", RESIDUAL=epilogue == "residual",
+        FLIP=flip, BIAS=bias is not None, **blocks,
     )  # fmt: skip
     return y
 
 
-def depthwise_forward(parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> Tensor:
+def depthwise_forward(parts: Sequence[Tensor], weight: Tensor, epilogue: str, bias: Tensor | None = None) -> Tensor:
     """The Triton forward; arguments as checked by `depthwise_conv2d`."""
     if weight.shape[3] != 3:
         return wide_forward(parts[0], weight)
     y = parts[0].new_empty((*parts[0].shape[:3], weight.shape[0]))
-    return _launch(parts, weight, y, gelu=epilogue == "gelu", residual=epilogue == "residual", flip=False)
+    return _launch(parts, weight, bias, y, epilogue=epilogue)
 
 
-def depthwise_backward(dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epilogue: str) -> tuple[Tensor, Tensor]:
-    """Gradient of the concatenated, upsampled input (B, H, W, C), and of the weight (fp32 sums, in its dtype)."""
+def depthwise_backward(
+    dy: Tensor, parts: Sequence[Tensor], weight: Tensor, epilogue: str, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradient of the concatenated, upsampled input (B, H, W, C), of weight and bias (fp32 sums, in its dtype)."""
     if weight.shape[3] != 3:
-        return wide_backward(dy, parts[0], weight)
+        return *wide_backward(dy, parts[0], weight), None
     batch, height, width, channels = dy.shape
-    gelu = epilogue == "gelu"
-    g = torch.empty_like(dy) if gelu else dy
+    curved, sums = epilogue in ("gelu", "silu"), 9 if bias is None else 10
+    g = torch.empty_like(dy) if curved else dy
     blocks = _blocks(height, width, parts, gradient=True)
     pointers, numbers = _arguments(parts, height)
     tiles, programs = _grid(batch, height, width, parts, blocks)
-    partial = torch.empty((tiles, 9, channels), dtype=torch.float32, device=dy.device)
+    partial = torch.empty((tiles, sums, channels), dtype=torch.float32, device=dy.device)
     launch(_gradient_kernel, (programs,),
-        *pointers, weight, dy, g, partial, channels, height, width, *numbers, *dy.stride()[:3], *g.stride()[:3],
-        PARTS=len(parts), GELU=gelu, **blocks,
+        *pointers, weight, weight if bias is None else bias, dy, g, partial, channels, height, width, *numbers,
+        *dy.stride()[:3], *g.stride()[:3],
+        PARTS=len(parts), GELU=epilogue == "gelu", SILU=epilogue == "silu", BIAS=bias is not None, **blocks,
     )  # fmt: skip
     dx = torch.empty(dy.shape, dtype=parts[0].dtype, device=dy.device)
-    _launch([g], weight, dx, gelu=False, residual=epilogue == "residual", flip=True)
-    return dx, partial.sum(0).t().reshape(weight.shape).to(weight.dtype)
+    _launch([g], weight, None, dx, epilogue="residual" if epilogue == "residual" else "none", flip=True)
+    total = partial.sum(0)
+    dw = total[:9].t().reshape(weight.shape).to(weight.dtype)
+    return dx, dw, None if bias is None else total[9].to(bias.dtype)
 
 
 def part_gradients(dx: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:

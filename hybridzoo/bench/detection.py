@@ -21,7 +21,13 @@ from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
 MODES = ("infer", "train")
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "default": torch.float32,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+}
 PEERS = tuple(f"transformers:deformable_detr_r50{kind}" for kind in ("", "_two_stage", "_two_stage_wide"))
 PEER_QUERIES = 900  # of the two-stage rival: as many as Co-DINO has
 CLIP_NORM = 0.1
@@ -33,13 +39,15 @@ class DetectionSettings:
 
     Args:
         mode: "infer" or "train".
-        dtype: "fp32" (no TF32), "tf32", "amp" (fp32 weights, bf16 autocast) or "bf16" (inference with bf16 weights).
+        dtype: "fp32" (no TF32), "tf32", "default" (fp32 as torch computes it unasked: TF32 in convolutions only), "amp"
+            (fp32 weights, bf16 autocast) or "bf16" (inference with bf16 weights).
         batch_size: images a call.
         height, width: of the images.
         objects: per image, in training.
         backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
         compile: through `torch.compile` with this mode; None is eager.
         channels_last: images and convolution weights in the channels_last memory format.
+        cudnn_benchmark: convolutions by the algorithm that was fastest when each size came first.
         graph: inference replayed as one CUDA graph (the copy of the images into it included); both ours and the rivals.
         seconds: about how long each measurement lasts.
         device: where.
@@ -54,6 +62,7 @@ class DetectionSettings:
     backend: str = "auto"
     compile: str | None = None
     channels_last: bool = False
+    cudnn_benchmark: bool = False
     graph: bool = False
     seconds: float = 2.0
     device: str = "cuda"
@@ -143,14 +152,15 @@ def inputs_for(settings: DetectionSettings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _precision(settings: DetectionSettings) -> Iterator[None]:
-    """TF32 on or off, whatever it was before."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    allow = settings.dtype != "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow
+    """TF32 and the choice of convolutions as the settings say, whatever they were before."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = settings.dtype not in ("fp32", "default")
+    cudnn.allow_tf32, cudnn.benchmark = settings.dtype != "fp32", settings.cudnn_benchmark
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
@@ -274,12 +284,14 @@ def render(document: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for row in document["rows"]:
         if "error" not in row:
-            key = (row["mode"], row["dtype"], row["batch_size"], row["height"], row["width"])
+            benchmark = row.get("cudnn_benchmark", False)
+            key = (row["mode"], row["dtype"], row["batch_size"], row["height"], row["width"], benchmark)
             groups.setdefault(key, []).append(row)
-    for (mode, dtype, batch, height, width), rows in groups.items():
+    for (mode, dtype, batch, height, width, benchmark), rows in groups.items():
         what = "Inference" if mode == "infer" else f"Training step ({rows[0]['objects']} objects an image)"
         ours = rows[0]
-        lines += [f"**{what}**, {dtype}, batch {batch}, {height} x {width}", ""]
+        chosen = ", `cudnn.benchmark`" if benchmark else ""
+        lines += [f"**{what}**, {dtype}, batch {batch}, {height} x {width}{chosen}", ""]
         body = []
         for row in sorted(rows, key=lambda r: -r["images_per_sec"]):
             memory = row["peak_memory_mb"]

@@ -16,7 +16,7 @@ def register(bench: typer.Typer) -> None:
 def detection_command(
     models: Annotated[list[str], typer.Argument(help="Detectors; ratios are to the first.")],
     mode: Annotated[list[str] | None, typer.Option(help="infer, train; repeatable.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="fp32, tf32, amp, bf16; repeatable.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="fp32, tf32, default, amp, bf16; repeatable.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Images a call; repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of the ops: auto, torch, triton …; repeatable.")] = None,
     compile: Annotated[
@@ -25,6 +25,7 @@ def detection_command(
     size: Annotated[str, typer.Option(help="Height x width of the images.")] = "800x1333",
     objects: Annotated[int, typer.Option(help="Per image, in training.")] = 7,
     channels_last: Annotated[bool, typer.Option(help="Memory format of images and convolutions.")] = False,
+    cudnn_benchmark: Annotated[bool, typer.Option(help="Convolutions by the fastest algorithm of each size.")] = False,
     seconds: Annotated[float, typer.Option(help="About how long each measurement lasts.")] = 2.0,
     device: Annotated[str | None, typer.Option(help="cuda, cpu; the accelerator if there is one.")] = None,
     title: Annotated[str, typer.Option(help="Heading of these rows in the report.")] = "",
@@ -66,6 +67,7 @@ def detection_command(
             compile=None if c in ("eager", "graph") else c,
             graph=c == "graph",
             channels_last=channels_last,
+            cudnn_benchmark=cudnn_benchmark,
             seconds=seconds,
             device=where,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from hybridzoo.bench import detection
 from hybridzoo.bench.detection import DetectionSettings, benchmark, benchmark_all, build, inputs_for, render
@@ -59,6 +60,19 @@ def test_the_rival_of_transformers_takes_the_same_inputs(monkeypatch: pytest.Mon
     output = model(**inputs_for(settings))
     assert output.loss.isfinite()
     assert output.logits.shape == (1, 20, 80)
+
+
+def test_precision_and_choice_of_convolutions_hold_inside_only(peer: str) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    for dtype, inside in (("fp32", (False, False)), ("default", (False, True)), ("tf32", (True, True))):
+        with detection._precision(DetectionSettings(dtype=dtype, cudnn_benchmark=True, **SMALL)):
+            assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (*inside, True)
+    assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == before
+    settings = [DetectionSettings(cudnn_benchmark=chosen, **SMALL) for chosen in (False, True)]
+    text = "\n".join(render({"rows": benchmark_all([f"{peer}:make"], settings, log=lambda _: None)}))
+    assert "fp32, batch 1, 32 x 48, `cudnn.benchmark`" in text
+    assert text.count("| 1.00 |") == 2
 
 
 def test_bad_settings() -> None:

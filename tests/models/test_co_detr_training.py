@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridzoo import build_model
@@ -280,3 +281,28 @@ def test_an_image_is_assigned_alone_as_in_a_batch(monkeypatch: pytest.MonkeyPatc
     assert (chosen >= 0).sum() == len(samples.positive)
     assert all(p <= 10 and p + n <= 40 for p, n in samples.counts)
     assert (samples.image.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("images", [1, 2])  # of the positions
+def test_two_linears_of_a_sum_have_its_gradients(images: int) -> None:
+    from hybridzoo.models.co_detr.attention import _LinearsOfSum
+
+    torch.manual_seed(0)
+    shapes = [(2, 5, 4), (images, 5, 4), (6, 4), (6,), (3, 4), (3,)]
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(_LinearsOfSum.apply, tensors)
+    x, pos, w1, b1, w2, b2 = tensors
+    found = _LinearsOfSum.apply(*tensors)
+    torch.testing.assert_close(found, (F.linear(x + pos, w1, b1), F.linear(x + pos, w2, b2)))
+
+
+def test_a_feed_forward_layer_in_parts_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybridzoo.models.co_detr import attention
+
+    torch.manual_seed(0)
+    layer, x = attention.FeedForward(8, 16).double(), torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
+    tensors = [x, *layer.parameters()]
+    whole = torch.autograd.grad(layer(x).square().sum(), tensors)
+    monkeypatch.setattr(attention, "_AT_ONCE", 16 * 8 * 4)  # four rows of 21
+    parts = torch.autograd.grad(layer(x).square().sum(), tensors)
+    torch.testing.assert_close(parts, whole)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.models.co_detr.losses import Objects
 
 
 def check_images(pixel_values: Any, channels: int) -> None:
@@ -47,15 +46,14 @@ def check_mask(pixel_mask: Any, pixel_values: Tensor) -> Tensor | None:
     return mask
 
 
-def read_labels(labels: Any, batch: int, num_labels: int, limits: Tensor, rescale: Tensor | None) -> Objects:
-    """DETR's list of dictionaries as `Objects`, on the model's device.
+def read_labels(labels: Any, batch: int, num_labels: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """DETR's list of dictionaries as lists of classes (n,) int64 and boxes (n, 4) fp32.
 
     Args:
         labels: per image `class_labels` (n,) and `boxes` (n, 4) cxcywh relative to the image.
         batch: how many images there are.
         num_labels: classes.
-        limits: (B, 4) width, height, width, height of the images in pixels.
-        rescale: (B, 4) by which boxes relative to the image are divided to be relative to the canvas, or None.
+        device: where the tensors are to be. The check of the values waits for all that was asked of it before.
     """
     if isinstance(labels, Mapping) or not isinstance(labels, Sequence) or len(labels) != batch:
         given = f"{len(labels)} of them" if isinstance(labels, Sequence) else type(labels).__name__
@@ -67,8 +65,8 @@ def read_labels(labels: Any, batch: int, num_labels: int, limits: Tensor, rescal
         if not isinstance(one, Mapping) or not {"class_labels", "boxes"} <= set(one):
             keys = sorted(one) if isinstance(one, Mapping) else type(one).__name__
             raise InputError(f"labels of image {i} must have the keys 'class_labels' and 'boxes'; got {keys}")
-        classes = torch.as_tensor(one["class_labels"], device=limits.device)
-        boxes = torch.as_tensor(one["boxes"], device=limits.device, dtype=torch.float32)
+        classes = torch.as_tensor(one["class_labels"], device=device)
+        boxes = torch.as_tensor(one["boxes"], device=device, dtype=torch.float32)
         if classes.numel() == 0 and boxes.numel() == 0:
             classes, boxes = classes.new_zeros(0).long(), boxes.new_zeros(0, 4)
         if classes.ndim != 1 or boxes.shape != (len(classes), 4) or classes.is_floating_point():
@@ -79,9 +77,7 @@ def read_labels(labels: Any, batch: int, num_labels: int, limits: Tensor, rescal
         all_labels.append(classes.long())
         all_boxes.append(boxes)
     _check_values(all_labels, all_boxes, num_labels)
-    if rescale is not None:
-        all_boxes = [boxes / by for boxes, by in zip(all_boxes, rescale)]
-    return Objects(all_labels, all_boxes, limits)
+    return all_labels, all_boxes
 
 
 def _check_values(labels: list[Tensor], boxes: list[Tensor], num_labels: int) -> None:

@@ -168,6 +168,9 @@ class CoDetrForObjectDetection(ZooModel):
         mask = check_mask(pixel_mask, pixel_values)
         pixel_values, mask = self._pad(pixel_values, mask)
         size = pixel_values.shape[-2], pixel_values.shape[-1]
+        given = None  # before the network is queued on the device, for the check of the values waits for the device
+        if labels is not None:
+            given = read_labels(labels, batch, self.config.label_count, pixel_values.device)
         maps = self.neck(self.backbone(pixel_values))
         canvas = make_canvas(mask if self.config.use_padding_mask else None, maps, size)
         # Without a padding mask the network sees one canvas; outside, boxes are relative to the image all the same.
@@ -175,8 +178,9 @@ class CoDetrForObjectDetection(ZooModel):
         if not self.config.use_padding_mask and mask is not None:
             rescale = canvas.limits / make_canvas(mask, maps, size).limits
         objects = None
-        if labels is not None:
-            objects = read_labels(labels, batch, self.config.label_count, canvas.limits, rescale)
+        if given is not None:  # boxes relative to the canvas
+            on_canvas = given[1] if rescale is None else [some / by for some, by in zip(given[1], rescale)]
+            objects = Objects(given[0], on_canvas, canvas.limits)
         memory, _ = self.encoder(maps, canvas)
         proposals = self.two_stage(memory, canvas, self.heads)
         wants_states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states

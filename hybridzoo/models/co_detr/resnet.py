@@ -34,21 +34,20 @@ class _FrozenNorm(torch.autograd.Function):
         grad, norm = grad_outputs[0], ctx.norm
         if ctx.relu:
             grad = torch.ops.aten.threshold_backward(grad, ctx.saved_tensors[0], 0)
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         # With 16-bit activations the factors stay fp32 and the product is rounded once.
-        by_input = (
-            torch.mul(grad, scale.view(-1, 1, 1), out=torch.empty_like(grad)) if ctx.needs_input_grad[0] else None
-        )
+        by_input = torch.mul(grad, _scale(norm), out=torch.empty_like(grad)) if ctx.needs_input_grad[0] else None
         return by_input, grad if ctx.needs_input_grad[1] else None, None, None
 
 
 def _scale(norm: nn.BatchNorm2d) -> Tensor:
     """Factors (C, 1, 1) of a frozen norm, kept until its tensors change."""
     assert norm.running_var is not None
-    key = tuple((x.data_ptr(), x._version, x.dtype, x.device) for x in (norm.weight, norm.running_var))
+    tensors = norm.weight, norm.running_var
+    key = tuple((id(x), x.data_ptr(), x._version, x.dtype) for x in tensors)
     kept = norm.__dict__.get("_kept_scale")
     if kept is None or kept[0] != key:
-        kept = key, (norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()).view(-1, 1, 1)
+        scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+        kept = key, scale.view(-1, 1, 1), tensors  # held, so that no other tensor gets their ids
         norm.__dict__["_kept_scale"] = kept
     return kept[1]
 

@@ -304,3 +304,18 @@ def test_triton_kernels_equal_the_reference(kernel_errors, case):
     errors = kernel_errors("selective_scan")[case]
     assert {"out.0", "inference", "grad.A"} <= errors.keys()
     assert {k: e for k, e in errors.items() if not e <= limit} == {}
+
+
+def test_short_sequences_are_cut_into_more_chunks(monkeypatch):
+    """So that a device of 132 multiprocessors has work; a training keeps the states of its own chunks."""
+    triton = pytest.importorskip("triton") and pytest.importorskip("hybridzoo.ops.selective_scan.triton")
+    monkeypatch.setattr(triton, "_multiprocessors", lambda device: 132)
+
+    def chunk(length, groups=1, keep=False, batch=2):
+        u = torch.empty(batch, length, 1280 * groups, device="meta")
+        plan = triton.make_plan(u, 16, groups, batch, keep, backward=False)
+        return None if plan.one_pass else plan.chunk
+
+    assert [chunk(length) for length in (200, 257, 1025, 4097, 16385)] == [None, 32, 32, 128, 128]
+    assert chunk(1025, groups=2) == 64
+    assert chunk(257, keep=True) == 64

@@ -128,10 +128,10 @@ class MaskMambaBlock(nn.Module):
             reads them.
         """
         x, normed = add_norm(self.norm1, x, branch)
-        branch = self.drop_path(self.drop(self.mixer(normed)))
+        mixed = self.drop_path(self.drop(self.mixer(normed)))
         if self.mlp is None:
-            return x, branch
-        x, normed = add_norm(self.norm2, x, branch)
+            return x, mixed
+        x, normed = add_norm(self.norm2, x, mixed)
         return x, self.drop_path(self.mlp(normed))
 
 

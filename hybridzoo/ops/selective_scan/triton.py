@@ -20,6 +20,8 @@ class Tuning(NamedTuple):
 
     chunk_training: int = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
     chunk_inference: int = 128
+    chunk_least: int = 32  # of inference, where longer chunks would leave the device idle
+    filled_per_sm: int = 16  # programs that walk chunks, from which on the device is busy
     tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
     unroll: int = 4
     state_unroll: int = 4
@@ -76,6 +78,10 @@ def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, b
     enough = per_group * groups * segments >= enough_per_sm * _multiprocessors(u.device)
     walk = 0 if backward else _walk_channels(NP, channels, groups, segments, u.device)
     one_pass = enough or walk > 0 or rows <= 2 * chunk * segments
+    if not keep and not one_pass:  # a short walk ends sooner
+        filled = TUNING.filled_per_sm * _multiprocessors(u.device)
+        while chunk > TUNING.chunk_least and per_group * groups * cdiv(rows, chunk) < filled:
+            chunk //= 2
     warps = TUNING.backward_warps if backward else TUNING.warps
     return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps, walk)
 

@@ -23,7 +23,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     LOG2E,
     advance,
     get,
-    get_row,
+    get_rows,
     get_steps,
     get_tiles,
     moved,
@@ -32,6 +32,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     put,
     put_tiles,
     row_of,
+    row_tiles,
     rows_of,
     scaled,
     sigmoid,
@@ -49,16 +50,16 @@ def _absorb(
     rows = rows_of(path, g, L, start, t, COUNT)
     deltas = get_steps(pd, rows, sdl, md, FULL, COUNT, BD)
     us = get_steps(pu, rows, sul, md, FULL, COUNT, BD)
+    Bs = get_rows(pb, rows, SBL, row_of(path, g, L, start, t, 0), w, N, NQ, W, COUNT)
     for i in tl.static_range(COUNT):
         if reset is not None:
             keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
             h = scaled(h, keep, NQ)
             live = live * keep
-        B = get_row(pb + row_of(path, g, L, start, t, i) * SBL, w, N, NQ, W)
         delta = deltas[i] + bi
         if SOFTPLUS:
             delta = softplus(delta)
-        h = advance(h, a, delta, delta * us[i], B, NQ)
+        h = advance(h, a, delta, delta * us[i], row_tiles(Bs, i, NQ), NQ)
         total += delta
     return h, total, live
 
@@ -123,9 +124,10 @@ def _take_back(
     zs = gys
     if HAS_Z:
         zs = get_steps(moved(path, pz, t * szl), rows, szl, md, FULL, COUNT, BD)
-    pbc = moved(path, pbc, t * SBC)
+    pc = moved(path, pbc, t * SBC) + 2 * NQ * W
+    Cs = get_rows(pc, rows, SBC, row_of(path, g, L, start, t, 0), w, N, NQ, W, COUNT)
     for i in tl.static_range(COUNT - 1, -1, -1):
-        C = get_row(pbc + row_of(path, g, L, start, t, i) * SBC + 2 * NQ * W, w, N, NQ, W)
+        C = row_tiles(Cs, i, NQ)
         delta = deltas[i] + bi
         if SOFTPLUS:
             delta = softplus(delta)

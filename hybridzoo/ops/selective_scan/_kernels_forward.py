@@ -10,7 +10,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     LOG2E,
     advance,
     get,
-    get_row,
+    get_rows,
     get_steps,
     get_tiles,
     moved,
@@ -19,6 +19,7 @@ from hybridzoo.ops.selective_scan._kernels_tiles import (
     put,
     put_tiles,
     row_of,
+    row_tiles,
     rows_of,
     scaled,
     sigmoid,
@@ -44,10 +45,12 @@ def _steps(
     rows = ()
     for i in tl.static_range(COUNT):
         rows = rows + (row_of(path, g, L, start, t, i),)
+    Bs = get_rows(pb, many, SBL, rows[0], w, N, NQ, W, COUNT)
+    Cs = get_rows(pc, many, SCL, rows[0], w, N, NQ, W, COUNT)
     outs = ()
     for i in tl.static_range(COUNT):
-        B = get_row(pb + rows[i] * SBL, w, N, NQ, W)
-        C = get_row(pc + rows[i] * SCL, w, N, NQ, W)
+        B = row_tiles(Bs, i, NQ)
+        C = row_tiles(Cs, i, NQ)
         delta = deltas[i] + bi
         if SOFTPLUS:
             delta = softplus(delta)

@@ -121,16 +121,6 @@ def put_tiles(
 
 
 @triton.jit
-def get_row(p, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr):
-    """A row of B or C as tiles of one row, for all channels alike: 16 bytes each, copied ahead into shared memory."""
-    out = ()
-    for q in tl.static_range(NQ):
-        n = (q * W + w)[None, :]
-        out = out + (get(p + n, n < N, NQ * W == N),)
-    return out
-
-
-@triton.jit
 def get_turned(p, turn, NQ: tl.constexpr, W: tl.constexpr):
     """The same in TURN from a row that is written twice in a row: tile after tile from `turn`, a channel's first."""
     out = ()
@@ -261,19 +251,51 @@ def rows_of(path, g, L, start, t, COUNT: tl.constexpr):
 
 
 @triton.jit
-def get_steps(p, rows, stride, md, FULL: tl.constexpr, COUNT: tl.constexpr, BD: tl.constexpr):
-    """COUNT steps of a (B, L, D) tensor in one load: a tuple of (BD,)."""
-    tiles = (get(p[:, None] + (rows * stride)[None, :], md[:, None], FULL),)
-    for level in tl.static_range(4):
+def parted(x, H: tl.constexpr, COUNT: tl.constexpr):
+    """The columns of x (H, COUNT), each (H,), in order: free where a thread holds its rows whole."""
+    tiles = (x,)
+    for level in tl.static_range(10):
         if COUNT >> level > 1:
             evens = ()
             odds = ()
             for i in tl.static_range(1 << level):
-                even, odd = tl.split(tl.reshape(tiles[i], [BD, COUNT >> level + 1, 2]))
+                even, odd = tl.split(tl.reshape(tiles[i], [H, COUNT >> level + 1, 2]))
                 evens = evens + (even,)
                 odds = odds + (odd,)
             tiles = evens + odds
     out = ()
     for i in tl.static_range(COUNT):
-        out = out + (tl.reshape(tiles[i], [BD]),)
+        out = out + (tl.reshape(tiles[i], [H]),)
+    return out
+
+
+@triton.jit
+def get_steps(p, rows, stride, md, FULL: tl.constexpr, COUNT: tl.constexpr, BD: tl.constexpr):
+    """COUNT steps of a (B, L, D) tensor in one load: a tuple of (BD,)."""
+    return parted(get(p[:, None] + (rows * stride)[None, :], md[:, None], FULL), BD, COUNT)
+
+
+@triton.jit
+def get_rows(p, rows, stride, row, w, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT rows of B or C as (W,) tiles for all channels alike, step after step.
+
+    Several rows in one load, which is copied ahead; of a single `row` each thread reads what it needs.
+    """
+    if COUNT == 1:
+        tiles = ()
+        for q in tl.static_range(NQ):
+            tiles = tiles + (get(p + row * stride + (q * W + w), q * W + w < N, NQ * W == N),)
+    else:
+        n = tl.arange(0, NQ * W)[None, :]
+        x = get(p + (rows * stride)[:, None] + n, n < N, NQ * W == N)
+        tiles = parted(tl.permute(tl.reshape(x, [COUNT * NQ, W]), (1, 0)), W, COUNT * NQ)
+    return tiles
+
+
+@triton.jit
+def row_tiles(tiles, i: tl.constexpr, NQ: tl.constexpr):
+    """Row i of what `get_rows` gives, as (1, W)."""
+    out = ()
+    for q in tl.static_range(NQ):
+        out = out + (tiles[i * NQ + q][None, :],)
     return out

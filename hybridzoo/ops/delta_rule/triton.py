@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ C = 64
 
 _FULL = 132
 """Programs that fill the device: the multiprocessors of an H100."""
+
+
+class Tuning(NamedTuple):
+    """Constants that decide speed only."""
+
+    walk_values: int = 64  # value channels of a program that walks a segment, at most
+    walk_stages: int = 3  # chunks whose loads are on their way there, at most
+    walk_stages_shared: int = 2  # the same where there are more programs than multiprocessors: two fit into one then
+    walk_stages_back: int = 3
+    output_values: int = 64  # value channels of a program of the output
+    output_warps: int = 4
+
+
+TUNING = Tuning()
 
 
 @dataclass(frozen=True)
@@ -62,20 +76,22 @@ def _pick(constants: dict[str, Any], *names: str, **others: Any) -> dict[str, An
     return {name: constants[name] for name in ("C", *names)} | others
 
 
-def _walk(k: Tensor, shape: Shape) -> tuple[tuple[int, int], dict[str, Any]]:
+def _walk(k: Tensor, shape: Shape, back: bool = False) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and blocks of the kernels that walk segments: every key channel, and a block of values.
 
     A walk is a chain of small products: blocks of values are made smaller until the device is full, as far as products
     stay efficient, and loads run ahead as far as shared memory holds them.
     """
     keys = max(64, next_power_of_2(shape.keys))
-    values = 64 if keys <= 128 else 32
+    values = TUNING.walk_values if keys <= 128 else 32
     chains = shape.segments * shape.heads
     if values > 32 and chains * cdiv(shape.values, values) < _FULL:
         values = 32
     stage = C * (2 * keys + values) * k.element_size()
-    stages = max(1, min(3, 150_000 // stage))
-    return (cdiv(shape.values, values), chains), {"C": C, "BK": keys, "BV": values, "num_stages": stages}
+    blocks = cdiv(shape.values, values)
+    most = TUNING.walk_stages_shared if chains * blocks > _FULL else TUNING.walk_stages
+    stages = max(1, min(TUNING.walk_stages_back if back else most, 150_000 // stage))
+    return (blocks, chains), {"C": C, "BK": keys, "BV": values, "num_stages": stages}
 
 
 def _transform(k: Tensor, v: Tensor, beta: Tensor, inverse: Tensor, shape: Shape, *, invert: bool, keep: bool):
@@ -117,9 +133,10 @@ def delta_rule_forward(
     states, written = _states(k, w, u, initial, final, shape)
     constants = _constants(shape)
     out = torch.empty_like(v)
-    launch(forward_kernels.output_kernel, (constants["NV"], shape.chunks, shape.heads),
+    block = min(TUNING.output_values, max(64, next_power_of_2(shape.values)))
+    launch(forward_kernels.output_kernel, (cdiv(shape.values, block), shape.chunks, shape.heads),
         q, k, states, written, out, shape.bounds, shape.firsts, *shape.numbers, scale,
-        **_pick(constants, "BK", "BV", "NK"),
+        num_warps=TUNING.output_warps, **_pick(constants, "BK", "NK", BV=block),
     )  # fmt: skip
     return out, final, inverse
 
@@ -141,7 +158,7 @@ def delta_rule_backward(
     launch(backward_kernels.local_kernel, (shape.chunks, shape.heads),
         q, k, grad_o, grad_written, *tables, *shape.numbers, scale, **everything,
     )  # fmt: skip
-    grid, blocks = _walk(k, shape)
+    grid, blocks = _walk(k, shape, back=True)
     grad_states = torch.empty_like(states)
     grad_initial = None if initial is None else torch.empty_like(initial)
     launch(backward_kernels.state_backward_kernel, grid,

@@ -71,10 +71,11 @@ def maskmamba_command(
             shown = ", ".join(f"{size} px {gain:.2f}x" for size, gain in gains.items())
             if gains:
                 since = work.crossover(gains)
-                typer.echo(f"{what}, {way}: time of {other} / time of {ours}: {shown}; not slower from {since} px on")
+                end = "slower at the largest" if since is None else f"not slower from {since} px on"
+                typer.echo(f"{what}, {way}: time of {other} / time of {ours}: {shown}; {end}")
     if profile:
         typer.echo(work.profile(settings, profile))
-    if out is not None:
+    if out is not None and rows:
         typer.echo(f"wrote {out}")
     if rows and all("error" in row for row in rows):
         raise typer.Exit(1)

@@ -12,14 +12,14 @@ from hybridzoo.errors import ConfigError
 from hybridzoo.training.schema import Recipe
 
 
-def ddp_options(model: Any) -> dict[str, bool]:
+def ddp_options(model: Any) -> dict[str, Any]:
     """What DistributedDataParallel is told about a model, beyond its defaults.
 
     Gradients live in the buffers that are sent, so that none is copied. Language models use every weight in every step;
     looking for unused ones would walk the graph once more on the host. Other models may rest a branch and keep what
     transformers chooses.
     """
-    options = {"gradient_as_bucket_view": True}
+    options: dict[str, Any] = {"gradient_as_bucket_view": True}
     return options | ({"find_unused_parameters": False} if model.task == "text-generation" else {})
 
 

@@ -105,7 +105,8 @@ class ZooTrainer(Trainer):
         if self.is_fsdp_enabled:
             check_sharded(t)
         if self.accelerator.ddp_handler is not None:
-            vars(self.accelerator.ddp_handler).update(ddp_options(model))
+            for name, value in ddp_options(model).items():
+                setattr(self.accelerator.ddp_handler, name, value)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: Trainer divides it by the number of micro-batches.

@@ -17,6 +17,7 @@ from hybridzoo.models.mambaad import blocks, step_sizes
 from hybridzoo.models.mambaad.folded import foldable, folded_maps
 from hybridzoo.models.mambaad.maps import smooth
 from hybridzoo.models.mambaad.teacher import build_teacher
+from hybridzoo.ops.rank_product.reference import by_pairs, weight_gradient
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,8 @@ def test_step_sizes_are_remade_for_the_backward(dtype, monkeypatch):
     weight = torch.randn(4, 6, 3, generator=g).to(dtype).requires_grad_()
     other = torch.randn(10, 4, 6, generator=g).to(dtype)
     made = []
-    real = step_sizes._product
-    monkeypatch.setattr(step_sizes, "_product", lambda *a: made.append(1) or real(*a))
+    real = step_sizes.rank_product
+    monkeypatch.setattr(step_sizes, "rank_product", lambda *a: made.append(1) or real(*a))
 
     rank = projected[..., :3]  # no block of memory of its own
     dt = step_sizes.project(rank, weight)
@@ -104,7 +105,7 @@ def test_both_ways_to_the_gradient_of_the_step_sizes_weights():
     grad, projected = torch.randn(48, 4, 6).double(), torch.randn(48, 4, 9).double()
     rank = projected[..., :3]
     want = torch.einsum("mkd,mkr->kdr", grad, rank)
-    for got in (step_sizes._weight_gradient(grad, rank), step_sizes._by_pairs(grad, rank, 16)):
+    for got in (weight_gradient(grad, rank), by_pairs(grad, rank, 16)):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
 
 

@@ -34,6 +34,7 @@ def opcheck_arguments() -> tuple:
         "avg_pool2x2": (leaf[0],),
         "bias_gelu": (leaf[1], leaf[2]),
         "conv2d_relu": (x, torch.randn(5, 8, 3, 3), vector[:5], None, 2, True, False),
+        "rank_product": (torch.randn(20, 2, 3, requires_grad=True), torch.randn(2, 5, 3, requires_grad=True)),
         "linear": (leaf[1], torch.randn(5, 8, requires_grad=True), torch.randn(5, requires_grad=True)),
         "add_layer_norm": (leaf[1], rows, vector, vector, torch.rand(2), leaf[2], vector, 1e-6, torch.float32),
         "scaled_residual": (leaf[1], rows, leaf[2], vector, torch.rand(2), torch.float32),

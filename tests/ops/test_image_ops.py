@@ -20,6 +20,7 @@ from hybridzoo.ops.instance_norm_silu import instance_norm_silu
 from hybridzoo.ops.layer_norm_gate import layer_norm_gate
 from hybridzoo.ops.linear import linear
 from hybridzoo.ops.max_pool3x3 import max_pool3x3
+from hybridzoo.ops.rank_product import rank_product
 from hybridzoo.ops.scaled_residual import scaled_residual
 
 OPS = [
@@ -31,6 +32,7 @@ OPS = [
     "bias_gelu",
     "conv2d_relu",
     "linear",
+    "rank_product",
     "add_layer_norm",
     "scaled_residual",
 ]
@@ -69,6 +71,7 @@ def test_kernels_match_the_definition(op):
         (lambda: conv2d_relu(X, torch.zeros(4, 8, 3, 3), torch.zeros(8)), "4 outputs need"),
         (lambda: conv2d_relu(X, torch.zeros(4, 8, 3, 3), torch.zeros(4), X), "the output's is"),
         (lambda: linear(X, torch.zeros(4, 7)), "do not fit"),
+        (lambda: rank_product(X[0], torch.zeros(4, 5, 7)), "of one dtype do not fit"),
         (lambda: linear(X, torch.zeros(4, 8), torch.zeros(8)), "4 outputs need"),
         (lambda: add_layer_norm(X, X[:1], torch.zeros(8), torch.zeros(8)), "one shape"),
         (lambda: add_layer_norm(X, None, torch.zeros(7), torch.zeros(8)), "weight has shape"),

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.errors import InputError
 from hybridzoo.models.mambaad.step_sizes import project, remade
+from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.dispatch import exporting
 from hybridzoo.ops.instance_norm_silu import instance_norm_silu
@@ -28,6 +29,9 @@ from hybridzoo.ops.selective_scan_2d import selective_scan_2d
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 STEP_SIZES_AT_ONCE = 2**27  # bytes, in inference: half of a batch of 16 at 256 pixels, 8 directions, 64 channels
+
+# a map (B, H, W, C), a branch to add to it, and the branch's factors (B,) (stochastic depth), if there are any
+Pending = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 @lru_cache(maxsize=64)
@@ -210,7 +214,33 @@ class HSSBlock(nn.Module):
 
     def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        return x + self.drop_path(self.self_attention(self.ln_1(x), paths))
+        return added(*self.step((x, None, None), paths))
+
+    def step(self, state: Pending, paths: Tensor | None = None) -> Pending:
+        """From a map as a sum to the next one: the sum is made by the pass that normalises it."""
+        x, branch, kept = state
+        norm = self.ln_1
+        total, normed = add_layer_norm(
+            x, branch, norm.weight, norm.bias, row_scale=kept, eps=norm.eps,
+            out_dtype=autocast_dtype(x.device.type),
+        )  # fmt: skip
+        drops = self.training and bool(self.drop_path.drop_prob)
+        kept = self.drop_path(torch.ones(x.shape[0], device=x.device, dtype=torch.float32)) if drops else None
+        return total, self.self_attention(normed, paths), kept
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Of the matrix products on a kind of device; None without autocast."""
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def added(x: Tensor, branch: Tensor | None, kept: Tensor | None) -> Tensor:
+    """The map that a `Pending` stands for."""
+    if branch is None:
+        return x
+    return x + (branch if kept is None else branch * kept.view(-1, 1, 1, 1).to(branch.dtype))
 
 
 def _conv(width: int, kernel: int) -> nn.Sequential:
@@ -289,9 +319,10 @@ class LSSModule(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); `paths` as in `SS2D`."""
-        y = x
+        state: Pending = (x, None, None)
         for block in self.smm_blocks:
-            y = cast(Tensor, block(y, paths))
+            state = cast(HSSBlock, block).step(state, paths)
+        y = added(*state)
         local5 = _convolve(_convolve(_convolve(x, self.conv1b5), self.conv55), self.conv1a5)
         local7 = _convolve(_convolve(_convolve(x, self.conv1b7), self.conv77), self.conv1a7)
         return x + _pointwise(torch.cat([y, local5, local7], dim=3), self.finalconv11)

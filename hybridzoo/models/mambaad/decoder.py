@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridzoo.errors import InputError
-from hybridzoo.models.mambaad.blocks import LSSModule, grid_paths
+from hybridzoo.models.mambaad.blocks import LSSModule, autocast_dtype, grid_paths
 from hybridzoo.models.mambaad.configuration import check_decoder, modules_of
+from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.linear import Linear
 from hybridzoo.ops.scan_paths import scan_paths
 
@@ -42,7 +43,10 @@ class PatchExpand(nn.Module):
         """(B, H, W, C_in) -> (B, 2 H, 2 W, C)."""
         batch, height, width, _ = x.shape
         y = self.expand(x).view(batch, height, width, 2, 2, -1).transpose(2, 3)  # rows: (H, p1), columns: (W, p2)
-        return self.norm(y.reshape(batch, 2 * height, 2 * width, -1))
+        y = y.reshape(batch, 2 * height, 2 * width, -1)
+        norm = self.norm
+        wide = torch.float32 if autocast_dtype(y.device.type) else None  # of the residual stream
+        return add_layer_norm(y, None, norm.weight, norm.bias, eps=norm.eps, out_dtype=wide)[1]
 
 
 class Stage(nn.Module):

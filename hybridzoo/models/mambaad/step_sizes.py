@@ -8,7 +8,6 @@ Legend: M = B L positions, K directions, R rank, D channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,50 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PARTS = 16  # of the positions
-
-
-def _product(rank: Tensor, weight: Tensor) -> Tensor:
-    out = rank.new_empty(rank.shape[0], *weight.shape[:2])
-    torch.bmm(rank.transpose(0, 1), weight.transpose(1, 2), out=out.transpose(0, 1))
-    return out
-
-
-def _by_pairs(grad: Tensor, rank: Tensor, parts: int) -> Tensor:
-    """`_weight_gradient`, the positions in parts, each direction multiplied with each."""
-    positions, directions, width = grad.shape
-    left = grad.reshape(parts, -1, directions * width).transpose(1, 2)
-    pairs = torch.bmm(left, rank.reshape(parts, positions // parts, -1)).sum(0)  # (K D, K R)
-    return pairs.view(directions, width, directions, -1).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-
-
-def _weight_gradient(grad: Tensor, rank: Tensor) -> Tensor:
-    """(M, K, D) and (M, K, R) -> (K, D, R).
-
-    A product per direction sums over M positions for a few thousand numbers: 8 blocks for a GPU that runs over a
-    hundred. Parts of the positions give it enough; one stride then reaches all of them only with the directions side
-    by side, and the products between two directions, which nobody needs, cost little beside reading `grad`.
-    """
-    parts = math.gcd(grad.shape[0], PARTS)
-    if grad.is_cuda and parts > 1:
-        return _by_pairs(grad, rank, parts)
-    return torch.bmm(grad.permute(1, 2, 0), rank.transpose(0, 1))
+from hybridzoo.ops.rank_product import rank_product, rank_product_gradients
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rank: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(rank, weight)
-        return _product(rank, weight)
+        return rank_product(rank, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        rank, weight = ctx.saved_tensors
-        per_direction = grad.transpose(0, 1)  # (K, M, D)
-        d_rank = rank.new_empty(rank.shape)
-        torch.bmm(per_direction, weight, out=d_rank.transpose(0, 1))
-        return d_rank, _weight_gradient(grad, rank)
+        return rank_product_gradients(grad, *ctx.saved_tensors)
 
 
 def project(rank: Tensor, weight: Tensor) -> Tensor:
@@ -87,7 +55,7 @@ def remade(dt: Tensor, rank: Tensor, weight: Tensor) -> Iterator[None]:
         return x.shape if own else x
 
     def unpack(kept: Any) -> Tensor:
-        return kept if isinstance(kept, Tensor) else _product(rank, weight).view(kept)
+        return kept if isinstance(kept, Tensor) else rank_product(rank, weight).view(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield

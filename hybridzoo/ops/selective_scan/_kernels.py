@@ -5,6 +5,10 @@ associatively (that costs 3 times the instructions). Where batch x channels give
 into chunks: end state of each chunk from zero, then the states at the chunk starts (the decay of a chunk is
 exp(A sum delta)), then the output. The states at chunk starts are all that the backward needs.
 
+The loops are over a few steps at a time, all loads of which come first as whole tiles: with the stages of `tl.range`
+they are then copied into shared memory while earlier steps compute. The compiler moves loads into registers down to
+where they are used, so that each step would wait for memory several times.
+
 Chunk tables (int32): chunk_seg[c] segment, chunk_start[c] first step in its row, chunk_len[c] steps (0: unused),
 seg_chunk[s] first chunk of segment s. Rows are batch entries, or, PACKED, all segments lie in row 0.
 A and delta work in base 2: exp(delta A) = exp2(delta A log2 e). B and C are fp32.

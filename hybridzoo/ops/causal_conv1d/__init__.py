@@ -183,10 +183,12 @@ def _run_dao(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | N
     from causal_conv1d import causal_conv1d_fn  # pyright: ignore[reportAttributeAccessIssue]
 
     seq_idx = call["seq_idx"]
+    # fp32 weights of 16-bit inputs stay as they are; it wants weight and bias in one type
+    own = torch.float32 if torch.float32 in (weight.dtype, None if bias is None else bias.dtype) else x.dtype
     y = causal_conv1d_fn(
         x.contiguous().transpose(1, 2),  # its channel-last path: no copy
-        weight.to(x.dtype).contiguous(),
-        None if bias is None else bias.to(x.dtype),
+        weight.to(own).contiguous(),
+        None if bias is None else bias.to(own).contiguous(),
         seq_idx=None if seq_idx is None else seq_idx.to(torch.int32).contiguous(),
         activation=activation,
     ).transpose(1, 2)

@@ -153,7 +153,8 @@ def inputs_for(settings: DetectionSettings) -> dict[str, Any]:
 @contextlib.contextmanager
 def _precision(settings: DetectionSettings) -> Iterator[None]:
     """TF32 and the choice of convolutions as the settings say, whatever they were before."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32 = settings.dtype not in ("fp32", "default")
     cudnn.allow_tf32, cudnn.benchmark = settings.dtype != "fp32", settings.cudnn_benchmark

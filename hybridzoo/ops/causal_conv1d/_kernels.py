@@ -39,9 +39,11 @@ def taps_of(weight, d, md, W: tl.constexpr):
 @triton.jit
 def shift_of(bias, d, md):
     """The bias (1, BD) fp32, zero if there is none."""
-    if bias is None:
-        return tl.zeros([1, d.shape[0]], tl.float32)
-    return tl.load(bias + d, mask=md, other=0.0).to(tl.float32)[None, :]
+    if bias is None:  # with an else: what follows an early return is compiled all the same
+        shift = tl.zeros([1, d.shape[0]], tl.float32)
+    else:
+        shift = tl.load(bias + d, mask=md, other=0.0).to(tl.float32)[None, :]
+    return shift
 
 
 @triton.jit

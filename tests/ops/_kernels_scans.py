@@ -58,18 +58,15 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
         "chunk_inference": 4,
         "enough_per_sm": 10**6,
         "backward_enough_per_sm": 10**6,
-        "walk_enough_per_sm": 10**6,
     }
     walked = {
         "chunk_training": 4,
         "chunk_inference": 4,
         "enough_per_sm": 0,
         "backward_enough_per_sm": 0,
-        "walk_enough_per_sm": 10**6,
     }
     cases: dict[str, tuple[dict[str, Any], Example]] = {}
-    shared = {**walked, "walk_enough_per_sm": 0}  # threads share channels
-    for way, tuning in (("chunked", chunked), ("walked", walked), ("shared", shared)):
+    for way, tuning in (("chunked", chunked), ("walked", walked)):
         for L in (1, 4, 9) if way == "chunked" else (5,):
             cases[f"{way}-L{L}"] = (tuning, scan_case(1, L, 3, 2))
         cases[f"{way}-B2-groups-N3"] = (tuning, scan_case(2, 9, 6, 3, 2))
@@ -90,7 +87,7 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
             cases[f"real-N{N}"] = (usual, scan_case(2, 150, 48, N, 2))
         cases["real-long"] = (usual, scan_case(1, 2177, 256, 16))
         cases["real-walked"] = (
-            {"enough_per_sm": 0, "backward_enough_per_sm": 0, "walk_enough_per_sm": 10**6},
+            {"enough_per_sm": 0, "backward_enough_per_sm": 0},
             scan_case(2, 700, 96, 16, 3),
         )
         cases["real-seq_idx"] = (usual, scan_case(2, 500, 96, 16, resets=True))
@@ -234,19 +231,16 @@ def run_scan_2d() -> dict[str, Any]:
         "chunk_inference": 4,
         "enough_per_sm": 10**6,
         "backward_enough_per_sm": 10**6,
-        "walk_enough_per_sm": 10**6,
     }
     walked = {
         "chunk_training": 4,
         "chunk_inference": 4,
         "enough_per_sm": 0,
         "backward_enough_per_sm": 0,
-        "walk_enough_per_sm": 10**6,
     }
     cases: dict[str, tuple[dict[str, Any], Example]] = {
         "hilbert-8": (chunked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
         "hilbert-8-walked": (walked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
-        "hilbert-8-shared": ({**walked, "walk_enough_per_sm": 0}, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
         "sweep-2": (chunked, scan_2d_case("sweep", 3, 3, 2, 1, 70, 1)),
         "zigzag-4": (walked, scan_2d_case("zigzag", 1, 5, 4, 1, 3, 3)),
         "bf16": (chunked, scan_2d_case("hilbert", 3, 4, 4, 1, 4, 2, torch.bfloat16)),

@@ -289,10 +289,10 @@ def test_kernels_asked_for_on_the_cpu_say_why():
 @pytest.mark.parametrize(
     "case",
     [
-        *("chunked-L1", "chunked-L4", "chunked-L9", "walked-L5", "shared-L5"),
+        *("chunked-L1", "chunked-L4", "chunked-L9", "walked-L5"),
         *(
             f"{way}-{what}"
-            for way in ("chunked", "walked", "shared")
+            for way in ("chunked", "walked")
             for what in ("B2-groups-N3", "plain", "seq_idx", "empty-segments", "extreme-dt")
         ),
         *("tiny-dt", "N64", "strided", "bf16", "two-warp-tile"),

@@ -12,7 +12,6 @@ from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 from hybridzoo.ops.selective_scan._kernels import carry_kernel, chunk_state_kernel, reverse_state_kernel
 from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
 from hybridzoo.ops.selective_scan._kernels_forward import output_kernel
-from hybridzoo.ops.selective_scan._kernels_walk import walk_kernel
 
 
 class Tuning(NamedTuple):
@@ -23,8 +22,8 @@ class Tuning(NamedTuple):
     chunk_least: int = 32  # of inference, where longer chunks would leave the device idle
     filled_per_sm: int = 16  # programs that walk chunks, from which on the device is busy
     tile: int = 512  # channels x states of a program: at one warp 16 fp32 registers a thread for the state
-    unroll: int = 4
-    state_unroll: int = 4
+    unroll: int = 8
+    state_unroll: int = 8
     stages: int = 3  # of the loops over `unroll` steps: loads are started stages - 1 ahead
     warps: int = 1
     carry_block: int = 128
@@ -37,10 +36,6 @@ class Tuning(NamedTuple):
     backward_registers: int = 255  # at most, a thread
     programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
     enough_per_sm: int = 4  # programs that walk whole segments, from which on chunks are not worth a second pass
-    walk_tile: int = 128  # the same forward by `walk_kernel`, a few states a thread
-    walk_steps: int = 4
-    walk_warps: int = 1
-    walk_enough_per_sm: int = 10**6
     backward_enough_per_sm: int = 6
 
 
@@ -58,7 +53,6 @@ class Plan(NamedTuple):
     chunk: int
     one_pass: bool
     warps: int
-    walk: int  # channels a program of `walk_kernel`; 0: not used
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -76,20 +70,13 @@ def make_plan(u: Tensor, d_state: int, groups: int, segments: int, keep: bool, b
     rows = u.shape[0] * u.shape[1]
     enough_per_sm = TUNING.backward_enough_per_sm if backward else TUNING.enough_per_sm
     enough = per_group * groups * segments >= enough_per_sm * _multiprocessors(u.device)
-    walk = 0 if backward else _walk_channels(NP, channels, groups, segments, u.device)
-    one_pass = enough or walk > 0 or rows <= 2 * chunk * segments
+    one_pass = enough or rows <= 2 * chunk * segments
     if not keep and not one_pass:  # a short walk ends sooner
         filled = TUNING.filled_per_sm * _multiprocessors(u.device)
         while chunk > TUNING.chunk_least and per_group * groups * cdiv(rows, chunk) < filled:
             chunk //= 2
     warps = TUNING.backward_warps if backward else TUNING.warps
-    return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps, walk)
-
-
-def _walk_channels(NP: int, channels: int, groups: int, segments: int, device: torch.device) -> int:
-    BD = max(4, min(TUNING.walk_tile // NP, next_power_of_2(channels)))
-    programs = cdiv(channels, BD) * groups * segments
-    return BD if programs >= TUNING.walk_enough_per_sm * _multiprocessors(device) else 0
+    return Plan(NP, BD, min(NP, max(4, 128 * warps // BD)), per_group, per_group * groups, chunk, one_pass, warps)
 
 
 @lru_cache(maxsize=64)
@@ -256,16 +243,6 @@ def scan_forward(
         run.carry(A, initial_state, kept, sums, alive, final, back=False)
     elif keep:
         kept = run.empty(run.chunks, run.channels, run.states)
-    if plan.walk:
-        per_group = cdiv(run.dims[1], plan.walk)
-        launch(walk_kernel, (per_group * run.groups, run.segments),
-            u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, start, size, seg_chunk,
-            run.channels, run.dims[1], per_group, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
-            B.stride(0), B.stride(2), C.stride(0), C.stride(2), SBL=B.stride(1), SCL=C.stride(1),
-            N=run.states, SOFTPLUS=softplus, PACKED=run.packed, KEEP=keep, CHUNK=plan.chunk,
-            NP=plan.NP, BD=plan.walk, UN=min(TUNING.walk_steps, plan.chunk), num_warps=TUNING.walk_warps,
-        )  # fmt: skip
-        return y, final, kept
     launch(output_kernel, (plan.blocks, run.work),
         u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
         *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),

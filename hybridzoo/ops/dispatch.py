@@ -6,8 +6,7 @@ An *op* (`Op`) is one primitive, `selective_scan`. Its *backends* (`Backend`) co
 1. the `backend=` argument, if it is not `"auto"`;
 2. the innermost `with use_backend(...)`;
 3. the environment variable `HYBRIDZOO_BACKEND`: `triton`, or per op `selective_scan=mamba_ssm,causal_conv1d=torch`;
-4. auto: the backend of the highest priority that is installed, checked on this kind of device, and supports the call;
-   before it one that is preferred for calls like this, where another package has been measured to be faster.
+4. auto: the backend of the highest priority that is installed, checked on this kind of device, and supports the call.
 
 A backend asked for by 1-3 that cannot run the call raises BackendError with the reason; a name given for all ops
 (2, 3) leaves those ops on auto that have no such backend. While a graph is traced (torch.compile) only traceable
@@ -60,7 +59,6 @@ class Backend:
         traceable: works under torch.compile(fullgraph=True).
         exportable: may be chosen by auto while torch.export traces.
         auto_veto: why auto does not take it although it may be asked for by name; None if auto may.
-        preferred: whether auto takes it for a call ahead of higher priorities.
         note: for which calls it is there, and why; `hybridzoo doctor` shows it.
     """
 
@@ -75,7 +73,6 @@ class Backend:
     traceable: bool = True
     exportable: bool = False
     auto_veto: str | None = None
-    preferred: Callable[[Call], bool] | None = None
     note: str = ""
 
 
@@ -149,11 +146,9 @@ class Op:
                     f'backend="auto" takes the fastest that can, backend="{REFERENCE}" always runs'
                 )
             return chosen
-        ahead = [b for b in self.backends if b.preferred is not None and b.preferred(call)]
-        for candidate in [*ahead, *self.backends]:
+        for candidate in self.backends:
             if candidate.auto_veto is None and self.obstacle(candidate, call, device, auto=True) is None:
-                eager = device == "cuda" and not torch.compiler.is_compiling()
-                if eager and self.name not in _warned and candidate not in ahead:
+                if device == "cuda" and not torch.compiler.is_compiling() and self.name not in _warned:
                     self._warn(candidate, call)
                 return candidate
         raise BackendError(f"no backend runs this {self.name} call; this is a defect: the reference runs every call")

@@ -92,20 +92,6 @@ def test_reference_equals_the_loop(case):
         assert relative_error(got[key], want[key]) < 1e-12, key
 
 
-def test_the_peer_is_preferred_for_plain_rows_of_16_bits():
-    peer = next(b for b in get_op("causal_conv1d").backends if b.name == "causal_conv1d")
-    plain, packed = make(2, 40, 8, 4, dtype=torch.bfloat16).call, make(2, 40, 8, 4, resets=True, dtype=torch.bfloat16)
-    assert peer.preferred
-    assert peer.preferred(plain)
-    assert not peer.preferred(packed.call)
-    assert not peer.preferred(make(2, 40, 8, 4, dtype=torch.float32).call)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert not peer.preferred(plain)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_are_wide(dtype):
     example = make(2, 40, 6, 4, dtype=dtype)

@@ -41,14 +41,8 @@ def test_every_backend_passes_its_self_test():
     assert [row for row in rows if not row.ok] == []
 
 
-def test_the_peers_convolution_runs_where_it_is_faster():
+def test_the_peers_convolution_gives_the_same():
     pytest.importorskip("causal_conv1d")
-    op = dispatch.get_op("causal_conv1d")
-    names = {}
-    for example in op.examples(torch.device("cuda")):
-        names[example.name] = op.select(example.call).name
-    assert names["bf16"] == "causal_conv1d"
-    assert {name for key, name in names.items() if key != "bf16"} == {"triton"}
     ran = [r for r in dispatch.selftest("cuda", "causal_conv1d") if r.backend == "causal_conv1d" and not r.detail]
     assert len(ran) >= 2
     assert all(r.ok for r in ran)
@@ -63,6 +57,6 @@ def test_fused_attention_runs_for_plain_causal_rows():
     assert op.select(example.call).name == "sdpa"
 
 
-@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d"])
+@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d", "delta_rule", "long_conv", "linear"])
 def test_auto_takes_our_kernels(op):
     assert [row.backend for row in dispatch.report("cuda") if row.op == op and row.auto] == ["triton"]

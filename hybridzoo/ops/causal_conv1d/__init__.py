@@ -210,12 +210,6 @@ def _dao_supports(call: Call) -> str | None:
     return None
 
 
-def _dao_preferred(call: Call) -> bool:
-    """Plain rows of 16-bit floats, where it has been measured to be faster; not if its atomics are unwanted."""
-    plain = call["seq_idx"] is None and call["x"].dtype in (torch.float16, torch.bfloat16)
-    return plain and not torch.are_deterministic_algorithms_enabled()
-
-
 def _examples(device: torch.device) -> list[Example]:
     def make(name: str, batch: int, length: int, channels: int, taps: int, dtype=torch.float32, **options: Any):
         g = torch.Generator().manual_seed(length)
@@ -228,8 +222,8 @@ def _examples(device: torch.device) -> list[Example]:
         call: dict[str, Any] = {
             "x": rand(batch, length, channels).to(dtype),
             "weight": rand(channels, taps).to(dtype),
-            "bias": rand(channels).to(dtype),
-            "activation": "silu",
+            "bias": None if options.get("plain") else rand(channels).to(dtype),
+            "activation": None if options.get("plain") else "silu",
             "padding": options.get("padding", "causal"),
             "initial_state": rand(len(cu) - 1 if cu else batch, taps - 1, channels).to(dtype) if state else None,
             "return_final_state": state,
@@ -247,6 +241,7 @@ def _examples(device: torch.device) -> list[Example]:
         make("packed", 1, 70, 72, 4, state=True, cu=[0, 2, 2, 69, 70]),
         make("same, 7 taps", 2, 33, 24, 7, padding="same"),
         make("bf16", 2, 100, 64, 4, torch.bfloat16),
+        make("no bias, no activation", 2, 130, 40, 3, plain=True),
     ]
 
 
@@ -274,8 +269,6 @@ OP = register_op(
                 symbol="causal_conv1d:causal_conv1d_fn",
                 fix="pip install 'hybridzoo[cuda]'",
                 traceable=False,
-                preferred=_dao_preferred,
-                note="taken first for plain causal rows of 16-bit floats, where it has been faster",
             ),
             Backend(name="torch", priority=0, run=_run_torch, exportable=True),
         ),

@@ -25,8 +25,8 @@ _BT, _BD, _WARPS = 32, 64, 4
 class Tuning(NamedTuple):
     """Constants of the walking kernels that decide speed only; a thread has 16 bytes of channels, backward half."""
 
-    runs: int = 8  # of a program, for 16-bit inputs
-    length: int = 8  # positions of a run
+    runs: int = 4  # of a program, for 16-bit inputs
+    length: int = 16  # positions of a run
     runs_back: int = 4
     length_back: int = 32
     unrolled_back: int = 8  # divides length_back

@@ -25,8 +25,8 @@ class Tuning(NamedTuple):
     walk_values: int = 64  # value channels of a program that walks a segment, at most
     walk_stages: int = 3  # chunks whose loads are on their way there, at most
     walk_stages_shared: int = 2  # the same where there are more programs than multiprocessors: two fit into one then
-    walk_stages_back: int = 3
-    output_values: int = 64  # value channels of a program of the output
+    walk_stages_back: int = 2
+    output_values: int = 128  # value channels of a program of the output
     output_warps: int = 4
 
 

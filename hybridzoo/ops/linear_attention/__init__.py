@@ -160,7 +160,7 @@ OP = register_op(
                 devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
                 symbol="triton:jit",
                 fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                auto_veto="gradients with a normaliser were wrong on a GPU; put right, not yet checked there",
+                auto_veto="gradients with a normaliser were wrong on a GPU; put right, not rerun there",
             ),
             Backend(name="torch", priority=0, run=attention_torch, exportable=True),
         ),

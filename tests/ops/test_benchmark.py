@@ -7,7 +7,7 @@ import torch
 
 from hybridzoo.errors import UnknownNameError
 from hybridzoo.ops import _benchmark as bench
-from hybridzoo.ops import _benchmark_attention, _benchmark_delta, _benchmark_long, _benchmark_scan_2d
+from hybridzoo.ops import _benchmark_attention, _benchmark_case, _benchmark_delta, _benchmark_long, _benchmark_scan_2d
 
 
 def test_rows_hold_times_differences_and_ratios():
@@ -97,3 +97,10 @@ def test_hybrid_attention_contenders_agree(queries, window, prefix):
     assert [row["backend"] for row in rows] == ["hybridzoo torch", "SDPA"]
     assert all(row["difference"] < 1e-6 for row in rows)
     assert all(("fwd_bwd_ms" in row) == (queries > 1) for row in rows)
+
+
+def test_a_table_on_a_gpu_holds_our_kernels_only(monkeypatch):
+    """Other packages' kernels behind our function are no contenders: they cannot run every case."""
+    monkeypatch.setattr(_benchmark_case, "machine_obstacle", lambda symbol: None)
+    names = [c.name for c in _benchmark_case.ours("causal_conv1d", lambda name: torch.zeros(1), [], "cuda")]
+    assert names == ["hybridzoo triton"]

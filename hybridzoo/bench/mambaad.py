@@ -8,6 +8,7 @@ clipping and an AdamW update.
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -156,17 +157,21 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
     }
 
 
-def _operations(name: str, model: Any, side: int) -> dict[str, Any]:
-    """GFLOPs of one image of a zoo model (two a multiply-add), and those of its scans."""
-    if name.startswith("python:") or side != model.config.image_size:
-        return {}
+@functools.cache  # counting takes seconds, and every row asks
+def _flops(name: str) -> int:
     from hybridzoo.info import model_info
     from hybridzoo.ops.dispatch import use_backend
 
     with use_backend("torch"):  # counted without a device, where no kernel runs that was asked for
-        flops = model_info(name).flops
+        return model_info(name).flops
+
+
+def _operations(name: str, model: Any, side: int) -> dict[str, Any]:
+    """GFLOPs of one image of a zoo model (two a multiply-add), and those of its scans."""
+    if name.startswith("python:") or side != model.config.image_size:
+        return {}
     return {
-        "gflops": round(flops / 1e9, 3),
+        "gflops": round(_flops(name) / 1e9, 3),
         "scan_gflops": round(scan_flops(model.config, side) / 1e9, 3),
     }
 

@@ -27,7 +27,7 @@ def opcheck_arguments() -> tuple:
     x, rows, vector = torch.randn(2, 6, 4, 8), torch.randn(12, 8), torch.randn(8)
     leaf = [t.clone().requires_grad_() for t in (x, rows, vector)]
     return {
-        "depthwise_conv2d": ([leaf[0], torch.randn(2, 3, 2, 8)], torch.randn(16, 1, 3, 3), "residual"),
+        "depthwise_conv2d": ([leaf[0], torch.randn(2, 3, 2, 8)], torch.randn(16, 1, 3, 3), "residual", None),
         "instance_norm_silu": (torch.randn(2, 24, 8, requires_grad=True), 1e-5),
         "layer_norm_gate": (leaf[1], rows, leaf[2], vector, 1e-5),
         "max_pool3x3": (leaf[0], True),

@@ -9,12 +9,12 @@ from hybridzoo.ops.depthwise_conv2d.triton import depthwise_backward, depthwise_
 
 
 @torch.library.custom_op("hybridzoo::depthwise_conv2d", mutates_args=())
-def depthwise_conv2d_op(parts: list[Tensor], weight: Tensor, epilogue: str, bias: Tensor | None = None) -> Tensor:
+def depthwise_conv2d_op(parts: list[Tensor], weight: Tensor, epilogue: str, bias: Tensor | None) -> Tensor:
     return depthwise_forward(parts, weight, epilogue, bias)
 
 
 @depthwise_conv2d_op.register_fake
-def _(parts, weight, epilogue, bias=None):
+def _(parts, weight, epilogue, bias):
     return parts[0].new_empty((*parts[0].shape[:3], weight.shape[0]))
 
 

@@ -189,6 +189,30 @@ def register_op(op: Op) -> Op:
     return op
 
 
+def register_kernel_op(
+    name: str,
+    *,
+    triton: Callable[..., Any],
+    supports: Callable[[Call], str | None],
+    reference: Callable[..., Any],
+    examples: Callable[[torch.device], list[Example]],
+    traceable: bool = True,
+) -> Op:
+    """Add an op with our Triton kernels (on the CPU too where Triton interprets them) and its definition in torch."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    kernels = Backend(
+        name="triton",
+        priority=20,
+        run=triton,
+        supports=supports,
+        devices=("cuda", "cpu") if interpreted else ("cuda",),
+        symbol="triton:jit",
+        fix="pip install triton",
+        traceable=traceable,
+    )
+    return register_op(Op(name, (kernels, Backend(name="torch", priority=0, run=reference, exportable=True)), examples))
+
+
 def ops() -> dict[str, Op]:
     """All ops by name. Imports every op package."""
     package = importlib.import_module("hybridzoo.ops")

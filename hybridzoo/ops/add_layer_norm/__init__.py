@@ -6,7 +6,6 @@ residual stream. In one pass the two need 12 in all (read 4 + 2, write 4 + 2).
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.add_layer_norm.reference import add_layer_norm_reference
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_CHANNELS = 4096  # a row has to fit into the registers of a program
@@ -131,23 +130,10 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="add_layer_norm",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=add_layer_norm_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "add_layer_norm",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=add_layer_norm_reference,
+    examples=_examples,
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.avg_pool2x2.reference import avg_pool2x2_reference
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -57,23 +55,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="avg_pool2x2",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=avg_pool2x2_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "avg_pool2x2", triton=_run_triton, supports=_supports_triton, reference=avg_pool2x2_reference, examples=_examples
 )

@@ -6,14 +6,12 @@ whole gradient once more, with a column reduction that reached a quarter of the 
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.bias_gelu.reference import bias_gelu_reference
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -67,23 +65,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="bias_gelu",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=bias_gelu_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "bias_gelu", triton=_run_triton, supports=_supports_triton, reference=bias_gelu_reference, examples=_examples
 )

@@ -8,14 +8,12 @@ use TF32 (`torch.backends.cudnn.allow_tf32`, torch's default), one product is ma
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.conv2d_relu.reference import conv2d_relu_reference
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 
 def conv2d_relu(
@@ -129,23 +127,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="conv2d_relu",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=conv2d_relu_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "conv2d_relu", triton=_run_triton, supports=_supports_triton, reference=conv2d_relu_reference, examples=_examples
 )

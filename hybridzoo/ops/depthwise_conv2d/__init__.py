@@ -7,7 +7,6 @@ the convolution, the sum and GELU move three to five times that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.depthwise_conv2d.reference import depthwise_conv2d_reference
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 EPILOGUES = ("none", "gelu", "silu", "residual")
 MAX_PARTS = 3
@@ -121,23 +120,10 @@ def _examples(device: torch.device) -> list[Example]:
     ]  # fmt: skip
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="depthwise_conv2d",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=depthwise_conv2d_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "depthwise_conv2d",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=depthwise_conv2d_reference,
+    examples=_examples,
 )

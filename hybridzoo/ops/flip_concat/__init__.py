@@ -6,13 +6,11 @@ A flip and a concatenation in torch move each element twice, and torch's flip re
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 
 
 def flip_concat(first: Tensor | None, second: Tensor, *, backend: str = AUTO) -> Tensor:
@@ -71,23 +69,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="flip_concat",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=_run_torch, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "flip_concat", triton=_run_triton, supports=_supports_triton, reference=_run_torch, examples=_examples
 )

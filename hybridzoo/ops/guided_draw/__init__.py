@@ -7,13 +7,11 @@ logits and the noise once, 8 bytes each number where the logits are half precisi
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.guided_draw.reference import guided_draw_reference
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -93,24 +91,11 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="guided_draw",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-                traceable=False,
-            ),
-            Backend(name="torch", priority=0, run=guided_draw_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "guided_draw",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=guided_draw_reference,
+    examples=_examples,
+    traceable=False,
 )

@@ -6,13 +6,11 @@ SiLU reads and writes it once more; the backward needs 4 reads and a write in pl
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.instance_norm_silu.reference import instance_norm_silu_reference
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -67,23 +65,10 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="instance_norm_silu",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=instance_norm_silu_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "instance_norm_silu",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=instance_norm_silu_reference,
+    examples=_examples,
 )

@@ -6,13 +6,11 @@ and 60.
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.layer_norm_gate.reference import layer_norm_gate_reference
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -83,23 +81,10 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="layer_norm_gate",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=layer_norm_gate_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "layer_norm_gate",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=layer_norm_gate_reference,
+    examples=_examples,
 )

@@ -8,13 +8,11 @@ summed by the kernel that makes the weight's.
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.linear.reference import linear_reference
 
 
@@ -84,23 +82,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="linear",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=linear_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "linear", triton=_run_triton, supports=_supports_triton, reference=linear_reference, examples=_examples
 )

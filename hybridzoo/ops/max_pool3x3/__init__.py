@@ -6,13 +6,11 @@ copies it first. Here a slice is read in place; the index is one byte, written o
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.max_pool3x3.reference import max_pool3x3_reference
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -67,23 +65,6 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="max_pool3x3",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=max_pool3x3_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "max_pool3x3", triton=_run_triton, supports=_supports_triton, reference=max_pool3x3_reference, examples=_examples
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Call, Example, register_kernel_op
 from hybridzoo.ops.scaled_residual.reference import scaled_residual_reference
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -93,23 +92,10 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
-
-_OP = register_op(
-    Op(
-        name="scaled_residual",
-        backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_supports_triton,
-                devices=TRITON_DEVICES,
-                symbol="triton:jit",
-                fix="pip install triton",
-            ),
-            Backend(name="torch", priority=0, run=scaled_residual_reference, exportable=True),
-        ),
-        examples=_examples,
-    )
+_OP = register_kernel_op(
+    "scaled_residual",
+    triton=_run_triton,
+    supports=_supports_triton,
+    reference=scaled_residual_reference,
+    examples=_examples,
 )

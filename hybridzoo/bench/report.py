@@ -17,6 +17,7 @@ from hybridzoo.errors import DataError
 
 SCHEMA = 1
 RENDERERS: dict[str, Any] = {}  # kind -> function(document) -> lines of Markdown; other kinds register here
+FAMILIES = {"detection": "Co-DETR", "maskmamba": "MaskMamba"}  # whose titles may leave the family out
 
 INTRODUCTION = """# Performance
 
@@ -82,10 +83,15 @@ def render(folder: Path) -> str:
         body = {"models": _models, "ops": _ops, **RENDERERS}.get(document["kind"]) or _own_renderer(document["kind"])
         if body is None:
             raise DataError(f"{path}: kind {document['kind']!r} is not one of models, ops")
-        lines += [f"## {document.get('title') or path.stem}", "", _provenance(document, path), "", *body(document)]
+        lines += [f"## {_heading(document, path)}", "", _provenance(document, path), "", *body(document)]
         remarks = path.with_suffix(".notes.md")  # written by hand: what the numbers mean
         lines += ["", *([remarks.read_text().strip(), ""] if remarks.is_file() else [])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _heading(document: dict[str, Any], path: Path) -> str:
+    title, family = document.get("title") or path.stem, FAMILIES.get(document["kind"], "")
+    return title if family in title else f"{family}: {title}"
 
 
 def _own_renderer(kind: str) -> Any:

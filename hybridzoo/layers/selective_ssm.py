@@ -17,12 +17,11 @@ from transformers import initialization as init
 from hybridzoo.layers.fused import fused, stands_for, three_normalised
 from hybridzoo.layers.mixer import MixerContext, MixerInfo, State, choose, require
 from hybridzoo.layers.norms import RMSNorm
-from hybridzoo.layers.short_conv import ShortConv
+from hybridzoo.layers.short_conv import LONG, ShortConv
 from hybridzoo.ops.selective_scan import selective_scan, selective_scan_step
 
 _NO_STEP = -1e4  # softplus of it is 0: the state stays as it is
 DT_INITS = ("zero", "mamba")
-_LONG = 256  # positions from which on a row counts as long
 
 
 class SelectiveSSM(nn.Module):
@@ -103,7 +102,7 @@ class SelectiveSSM(nn.Module):
 
         Rows of 100 or 132 numbers keep cuBLAS from its faster kernels, which long prompts notice.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or u.shape[1] < _LONG or not _on_tensor_cores(u):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or u.shape[1] < LONG or not _on_tensor_cores(u):
             return False
         plain = type(self.x_proj) is nn.Linear and self.x_proj.weight.dtype == u.dtype  # not quantised, no adapter
         return plain and self.x_proj.weight.device == u.device and self.dt_norm is not None and self.dt_norm.round_first

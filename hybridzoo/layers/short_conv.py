@@ -15,7 +15,7 @@ from hybridzoo.layers.fused import fused, stands_for
 from hybridzoo.layers.mixer import MixerContext
 from hybridzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 
-_LONG = 256  # positions from which on a row counts as long
+LONG = 256  # positions from which on a row counts as long
 
 
 class ShortConv(nn.Module):
@@ -56,7 +56,7 @@ class ShortConv(nn.Module):
                 new = torch.where(ctx.valid.unsqueeze(2), new, state.to(new.dtype))
             return y.unsqueeze(1), new if ctx.return_state else None
         before = None if state is None else state.to(x.dtype)
-        if before is not None and ctx.cu_seqlens is None and x.shape[1] >= _LONG and not torch.is_grad_enabled():
+        if before is not None and ctx.cu_seqlens is None and x.shape[1] >= LONG and not torch.is_grad_enabled():
             y = self._convolved(x, weight)  # kernels for rows without a state are faster; it reaches W - 1 positions
             head = self._convolved(torch.cat([before, x[:, : self.taps - 1]], 1), weight)
             y[:, : self.taps - 1] = head[:, self.taps - 1 :]

@@ -189,6 +189,29 @@ def register_op(op: Op) -> Op:
     return op
 
 
+def triton_backend(
+    run: Callable[..., Any],
+    supports: Callable[[Call], str | None],
+    *,
+    deterministic: bool = True,
+    traceable: bool = True,
+    auto_veto: str | None = None,
+) -> Backend:
+    """Our Triton kernels of an op: on GPUs, and on the CPU where Triton interprets them (TRITON_INTERPRET=1)."""
+    return Backend(
+        name="triton",
+        priority=20,
+        run=run,
+        supports=supports,
+        deterministic=deterministic,
+        devices=("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",),
+        symbol="triton:jit",
+        fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+        traceable=traceable,
+        auto_veto=auto_veto,
+    )
+
+
 def register_kernel_op(
     name: str,
     *,
@@ -198,18 +221,8 @@ def register_kernel_op(
     examples: Callable[[torch.device], list[Example]],
     traceable: bool = True,
 ) -> Op:
-    """Add an op with our Triton kernels (on the CPU too where Triton interprets them) and its definition in torch."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    kernels = Backend(
-        name="triton",
-        priority=20,
-        run=triton,
-        supports=supports,
-        devices=("cuda", "cpu") if interpreted else ("cuda",),
-        symbol="triton:jit",
-        fix="pip install triton",
-        traceable=traceable,
-    )
+    """Add an op of two backends: our Triton kernels and its definition in torch."""
+    kernels = triton_backend(triton, supports, traceable=traceable)
     return register_op(Op(name, (kernels, Backend(name="torch", priority=0, run=reference, exportable=True)), examples))
 
 

@@ -120,8 +120,8 @@ def test_shortcuts_of_long_prompts_change_nothing(name: str, monkeypatch: pytest
     model = build_model(name).eval()
     ids = torch.randint(3, 90, (2, 60))
     whole = model(ids).logits
-    monkeypatch.setattr(selective_ssm, "_LONG", 8)
-    monkeypatch.setattr(short_conv, "_LONG", 8)
+    monkeypatch.setattr(selective_ssm, "LONG", 8)
+    monkeypatch.setattr(short_conv, "LONG", 8)
     monkeypatch.setattr(selective_ssm, "_on_tensor_cores", lambda x: True)
     cache = model.new_cache()
     parts = [model(part, past_key_values=cache).logits for part in ids.split([30, 1, 17, 12], 1)]

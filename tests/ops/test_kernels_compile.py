@@ -21,6 +21,7 @@ def test_kernels_compile_without_optional_arguments(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     if "skip" in found:
+        assert sys.platform != "linux", found["skip"]  # Triton's wheels for Linux hold the compiler
         pytest.skip(found["skip"])
     assert len(found) >= 20
     assert {case: problem for case, problem in found.items() if problem} == {}

@@ -5,7 +5,6 @@ Backends: `torch` (the definition), `triton` (ours), `causal_conv1d` (Dao-AILab'
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.causal_conv1d.reference import conv_torch, final_state
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 
 __all__ = ["causal_conv1d", "causal_conv1d_step"]
 
@@ -245,20 +244,11 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="causal_conv1d",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(
                 name="causal_conv1d",
                 priority=10,

@@ -5,7 +5,6 @@ Backends: `torch` (the definition, chunkwise), `triton` (ours), `fla` (flash-lin
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from hybridzoo.errors import InputError
 from hybridzoo.ops.delta_rule import fla
 from hybridzoo.ops.delta_rule.reference import delta_rule_torch
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 
 __all__ = ["delta_rule", "delta_rule_step"]
 
@@ -174,20 +173,11 @@ def _triton_supports(call: Call) -> str | None:
     return None
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="delta_rule",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(
                 name="fla",
                 priority=10,

@@ -7,14 +7,13 @@ for whole rows without gradients).
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Example, Op, register_op, triton_backend
 from hybridzoo.ops.hybrid_attention import flex, sdpa
 from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
 from hybridzoo.ops.hybrid_attention.reference import attention_torch
@@ -129,21 +128,11 @@ def _run_triton(**call: Any) -> Tensor:
     return attention_triton(**call)
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="hybrid_attention",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-                traceable=False,
-            ),
+            triton_backend(_run_triton, triton_supports, traceable=False),
             Backend(
                 name="sdpa",
                 priority=15,

@@ -5,14 +5,13 @@ Backends: `torch` (the definition, chunkwise), `triton` (ours).
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 from hybridzoo.ops.linear_attention.reference import attention_torch
 
 __all__ = ["linear_attention"]
@@ -147,19 +146,13 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="linear_attention",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
+            triton_backend(
+                _run_triton,
+                _triton_supports,
                 auto_veto="gradients with a normaliser were wrong on a GPU; put right, not rerun there",
             ),
             Backend(name="torch", priority=0, run=attention_torch, exportable=True),

@@ -5,13 +5,11 @@ Backends: `torch` (the definition), `triton` (ours: Fourier transforms as matrix
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 from hybridzoo.ops.long_conv.reference import conv_torch
 
 __all__ = ["long_conv"]
@@ -94,20 +92,11 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="long_conv",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(name="torch", priority=0, run=conv_torch, exportable=True),
         ),
         examples=_examples,

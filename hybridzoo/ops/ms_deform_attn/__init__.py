@@ -5,7 +5,6 @@ Backends: `torch` (the definition, by bilinear sampling), `triton` (ours).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 from hybridzoo.ops.ms_deform_attn.reference import msda_torch
 
 __all__ = ["ms_deform_attn"]
@@ -152,21 +151,11 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="ms_deform_attn",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                deterministic=False,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports, deterministic=False),
             Backend(name="torch", priority=0, run=msda_torch, exportable=True),
         ),
         examples=_examples,

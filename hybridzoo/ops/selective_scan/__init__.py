@@ -5,7 +5,6 @@ Backends: `torch` (the definition), `triton` (ours), `mamba_ssm`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, exporting, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, exporting, register_op, triton_backend
 from hybridzoo.ops.selective_scan import mamba_ssm
 from hybridzoo.ops.selective_scan.step import selective_scan_step
 
@@ -202,20 +201,11 @@ def _examples(device: torch.device) -> list[Example]:
     ]
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="selective_scan",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(
                 name="mamba_ssm",
                 priority=10,

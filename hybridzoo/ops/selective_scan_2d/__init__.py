@@ -9,14 +9,13 @@ own fastest backend) and `triton` (the kernels of `selective_scan`, reading and 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.errors import InputError
-from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op
+from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
 from hybridzoo.ops.scan_paths import inverse_paths, scan_paths
 from hybridzoo.ops.selective_scan import selective_scan
 
@@ -149,20 +148,11 @@ def _triton_supports(call: Call) -> str | None:
     return None
 
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OP = register_op(
     Op(
         name="selective_scan_2d",
         backends=(
-            Backend(
-                name="triton",
-                priority=20,
-                run=_run_triton,
-                supports=_triton_supports,
-                devices=("cuda", "cpu") if _INTERPRETED else ("cuda",),
-                symbol="triton:jit",
-                fix="pip install triton (it comes with torch's CUDA builds on Linux)",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(name="torch", priority=0, run=_run_torch, exportable=True),
         ),
         examples=_examples,

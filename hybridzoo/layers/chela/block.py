@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from hybridzoo.layers.autocast import autocast_dtype
 from hybridzoo.layers.chela.long_conv import MultiScaleConv
 from hybridzoo.layers.chela.norms import make_norm, zero_padding
 from hybridzoo.layers.chela.options import ChelaOptions
@@ -217,9 +218,8 @@ def merge_convolutions(model: nn.Module, config: Any) -> None:
 
 def autocasted(x: Tensor) -> Tensor:
     """x in the type that linear layers would take it in: under autocast a norm's output is fp32, twice the memory."""
-    kind = x.device.type
-    cast = torch.is_autocast_enabled(kind) and x.dtype == torch.float32
-    return x.to(torch.get_autocast_dtype(kind)) if cast else x
+    dtype = autocast_dtype(x.device.type)
+    return x if dtype is None or x.dtype != torch.float32 else x.to(dtype)
 
 
 def undecayed(model: nn.Module) -> set[str]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hybridzoo.layers.autocast import autocast_dtype
 from hybridzoo.ops.ms_deform_attn import ms_deform_attn
 
 _AT_ONCE = 200 * 2**20  # see _TwoLinears
@@ -136,9 +137,8 @@ def _plain(*layers: nn.Module) -> bool:
 
 def _for_autocast(*tensors: Tensor, kind: str) -> tuple[Tensor, ...]:
     """The tensors as autocast of a kind of device would hand them to a product."""
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors)
-    return tensors
+    dtype = autocast_dtype(kind)
+    return tensors if dtype is None else tuple(t.to(dtype) for t in tensors)
 
 
 class _LinearsOfSum(torch.autograd.Function):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.errors import InputError
+from hybridzoo.layers.autocast import autocast_dtype
 from hybridzoo.models.mambaad.step_sizes import project, remade
 from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
@@ -227,13 +228,6 @@ class HSSBlock(nn.Module):
         drops = self.training and bool(self.drop_path.drop_prob)
         kept = self.drop_path(torch.ones(x.shape[0], device=x.device, dtype=torch.float32)) if drops else None
         return total, self.self_attention(normed, paths), kept
-
-
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """Of the matrix products on a kind of device; None without autocast."""
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return None
-    return torch.get_autocast_dtype(device)
 
 
 def added(x: Tensor, branch: Tensor | None, kept: Tensor | None) -> Tensor:

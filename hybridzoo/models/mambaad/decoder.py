@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridzoo.errors import InputError
-from hybridzoo.models.mambaad.blocks import LSSModule, autocast_dtype, grid_paths
+from hybridzoo.layers.autocast import autocast_dtype
+from hybridzoo.models.mambaad.blocks import LSSModule, grid_paths
 from hybridzoo.models.mambaad.configuration import check_decoder, modules_of
 from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.linear import Linear

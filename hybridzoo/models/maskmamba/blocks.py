@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.layers.autocast import autocast_dtype
 from hybridzoo.models.maskmamba.configuration import MaskMambaConfig
 from hybridzoo.models.maskmamba.mixers import BiMambaV2, SelfAttention, VimMamba
 from hybridzoo.ops.add_layer_norm import add_layer_norm
@@ -27,8 +28,7 @@ def add_norm(norm: nn.Module, x: Tensor, branch: Tensor | None) -> tuple[Tensor,
     Under autocast the norm comes in the dtype of the matrix product that reads it.
     """
     if isinstance(norm, nn.LayerNorm):
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        dtype = autocast_dtype(x.device.type)
         return add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, out_dtype=dtype)
     x = x if branch is None else x + branch
     return x, norm(x)

@@ -8,26 +8,20 @@ gain comes from: the op's backend, mixed precision, compilation, memory format.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hybridzoo.bench.precision import WEIGHTS, autocast, tf32_of
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
 MODES = ("infer", "train")
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "default": torch.float32,
-    "bf16": torch.bfloat16,
-    "amp": torch.float32,
-}
+DTYPES = WEIGHTS
 PEERS = tuple(f"transformers:deformable_detr_r50{kind}" for kind in ("", "_two_stage", "_two_stage_wide"))
 PEER_QUERIES = 900  # of the two-stage rival: as many as Co-DINO has
 CLIP_NORM = 0.1
@@ -39,8 +33,7 @@ class DetectionSettings:
 
     Args:
         mode: "infer" or "train".
-        dtype: "fp32" (no TF32), "tf32", "default" (fp32 as torch computes it unasked: TF32 in convolutions only), "amp"
-            (fp32 weights, bf16 autocast) or "bf16" (inference with bf16 weights).
+        dtype: a name of `bench.precision`; "bf16" is for inference.
         batch_size: images a call.
         height, width: of the images.
         objects: per image, in training.
@@ -150,20 +143,6 @@ def inputs_for(settings: DetectionSettings) -> dict[str, Any]:
     return inputs
 
 
-@contextlib.contextmanager
-def _precision(settings: DetectionSettings) -> Iterator[None]:
-    """TF32 and the choice of convolutions as the settings say, whatever they were before."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32 = settings.dtype not in ("fp32", "default")
-    cudnn.allow_tf32, cudnn.benchmark = settings.dtype != "fp32", settings.cudnn_benchmark
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
 def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
     """Measure one detector: images per second, milliseconds of a call and their spread, peak memory."""
     from hybridzoo.inference.graph import GraphedCalls
@@ -180,8 +159,8 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp")
-    with _precision(settings), use_backend(settings.backend if settings.backend != "auto" else None):
+    mixed, tf32 = autocast(settings.dtype, device), tf32_of(settings.dtype, cudnn_benchmark=settings.cudnn_benchmark)
+    with tf32, use_backend(settings.backend if settings.backend != "auto" else None):
         if settings.mode == "infer":
             model.eval()
 

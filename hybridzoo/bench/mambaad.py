@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridzoo.bench.precision import WEIGHTS, autocast, tf32_of
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
 MODES = ("infer", "train")
-DTYPES = ("fp32", "default", "tf32", "amp")
+DTYPES = tuple(name for name in WEIGHTS if name != "bf16")
 LOSS_WEIGHT, SIGMA, CLIP_NORM = 5.0, 4.0, 5.0
 
 
@@ -31,8 +32,7 @@ class MambaADSettings:
 
     Args:
         mode: "infer" or "train".
-        dtype: "fp32" (no TF32), "default" (as torch starts: TF32 in cuDNN's convolutions, not in matrix products),
-            "tf32" (in both), or "amp" (fp32 weights, bf16 autocast).
+        dtype: a name of `bench.precision` with fp32 weights.
         batch_size: images a call.
         side: of the images.
         backend: of the zoo's ops: "auto", "torch" (the definition), or another registered one.
@@ -122,26 +122,20 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp")
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = settings.dtype in ("tf32", "amp")
-    torch.backends.cudnn.allow_tf32 = settings.dtype != "fp32"
-    try:
-        with use_backend(settings.backend if settings.backend != "auto" else None):
-            if settings.mode == "infer":
-                model.eval()
+    mixed = autocast(settings.dtype, device)
+    with tf32_of(settings.dtype), use_backend(settings.backend if settings.backend != "auto" else None):
+        if settings.mode == "infer":
+            model.eval()
 
-                def forward() -> Tensor:
-                    with mixed:
-                        return run(pixels)["anomaly_map"]
+            def forward() -> Tensor:
+                with mixed:
+                    return run(pixels)["anomaly_map"]
 
-                with torch.inference_mode():
-                    timing = measure(captured(forward, settings), device, seconds=settings.seconds)
-            else:
-                step = _train_step(model, run, pixels, mixed, settings.graph)
-                timing = measure(captured(step, settings), device, seconds=settings.seconds)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+            with torch.inference_mode():
+                timing = measure(captured(forward, settings), device, seconds=settings.seconds)
+        else:
+            step = _train_step(model, run, pixels, mixed, settings.graph)
+            timing = measure(captured(step, settings), device, seconds=settings.seconds)
     peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
     return {
         "model": name,

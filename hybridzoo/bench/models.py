@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybridzoo.bench.precision import autocast
 from hybridzoo.bench.timing import Timing, measure
 from hybridzoo.errors import ConfigError, unknown
 
@@ -146,7 +147,7 @@ def benchmark(name: str, settings: Settings) -> dict[str, Any]:
     run = torch.compile(model, mode=settings.compile, dynamic=False) if settings.compile else model
 
     def forward() -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.dtype == "amp"):
+        with autocast(settings.dtype, device):
             output = run(inputs[""]) if "" in inputs else run(**inputs)
         return _logits(output)
 

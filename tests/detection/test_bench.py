@@ -9,6 +9,7 @@ import torch
 
 from hybridzoo.bench import detection
 from hybridzoo.bench.detection import DetectionSettings, benchmark, benchmark_all, build, inputs_for, render
+from hybridzoo.bench.precision import tf32_of
 from hybridzoo.errors import ConfigError
 
 PEER = """
@@ -65,8 +66,9 @@ def test_the_rival_of_transformers_takes_the_same_inputs(monkeypatch: pytest.Mon
 def test_precision_and_choice_of_convolutions_hold_inside_only(peer: str) -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    for dtype, inside in (("fp32", (False, False)), ("default", (False, True)), ("tf32", (True, True))):
-        with detection._precision(DetectionSettings(dtype=dtype, cudnn_benchmark=True, **SMALL)):
+    allowed = {"fp32": (False, False), "default": (False, True), "tf32": (True, True), "amp": (True, True)}
+    for dtype, inside in allowed.items():
+        with tf32_of(dtype, cudnn_benchmark=True):
             assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (*inside, True)
     assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == before
     settings = [DetectionSettings(cudnn_benchmark=chosen, **SMALL) for chosen in (False, True)]

@@ -98,7 +98,8 @@ def overview(_: str | None, folder: Path) -> str:
                     continue
                 taken.add(family)
                 track = "" if c.kind == "measured-full" else f" ({c.kind.removeprefix('measured-')})"
-                best[family].append(f"{t.name}{track}: {metric_label(t.primary)} {_score(t, r)} `{r.label}`")
+                score = f"at chance ({_score(t, r).replace('**', '')})" if r.at_chance else _score(t, r)
+                best[family].append(f"{t.name}{track}: {metric_label(t.primary)} {score} `{r.label}`")
     rows = []
     for name, family in sorted(registry.families().items()):
         page = ROOT / "docs" / "models" / f"{name}.md"

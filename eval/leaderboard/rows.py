@@ -51,8 +51,8 @@ LABELS = {
 DIGITS = {"%": 2, "": 3, "nats": 3, "mm": 2, "px": 2}
 # Facts of a run that describe one set of weights and not the model, so that seeds still join.
 PER_SEED_SETTINGS = ("temperature", "threshold", "pixel_threshold")
-# Fitted values that are reported beside the scores and are none themselves.
-NOT_SCORES = ("temperature",)
+# Reported beside the scores, and none of the model themselves: fitted values, what the judge of samples is worth.
+NOT_SCORES = ("temperature", "class_accuracy_real")
 # Metrics that stay behind a button on the page and out of LEADERBOARD.md, unless they rank; the CSV has all.
 SECONDARY = ("precision_", "recall_", "brier")
 
@@ -97,6 +97,7 @@ class Row:
     scores: dict[str, Score]
     rank: int | None = None
     best: tuple[str, ...] = ()
+    at_chance: bool = False  # in the primary metric, see `_at_chance`
 
     @property
     def first(self) -> Result:
@@ -235,12 +236,14 @@ def _table(name: str, entries: list[Entry]) -> Table:
     cohorts = []
     for key in keys:
         rows = _rank(_rows(groups[key]), columns, task.primary, ranked=key[1] != "paper")
+        for row in rows:
+            row.at_chance = _at_chance(row.scores.get(task.primary), task.chance)
         ident = re.sub(r"[^\w.-]", "-", "-".join([*key[1:4], key[4][:8], f"v{key[5]}", str(key[6])]))
         cohorts.append(Cohort(key=ident, kind=key[1], label=labels[key], note=KINDS[key[1]][1], rows=rows))
     return Table(
         name=name,
         title=task.title,
-        about=_about(entries, task.primary, columns),
+        about=_about(entries, task.primary, columns, task.chance),
         primary=task.primary,
         columns=columns,
         cohorts=cohorts,
@@ -279,14 +282,15 @@ def metric_label(name: str) -> str:
     return " ".join([first, *shown[1:]])
 
 
-def _about(entries: list[Entry], primary: str, columns: list[Column]) -> str:
+def _about(entries: list[Entry], primary: str, columns: list[Column], chance: float | None) -> str:
     datasets = sorted({e.result.task.dataset.id for e in entries})
     splits = sorted({e.result.task.dataset.split for e in entries})
     better = next((c for c in columns if c.name == primary), None)
     direction = "higher" if better is None or better.higher_is_better else "lower"
+    guessing = "" if chance is None else f" Guessing gives {chance:g}."
     return (
         f"Data: {', '.join(datasets)}; split: {', '.join(splits)}. "
-        f"Ranked by {metric_label(primary)} ({direction} is better)."
+        f"Ranked by {metric_label(primary)} ({direction} is better).{guessing}"
     )
 
 
@@ -350,6 +354,13 @@ def join_scores(runs: list[dict[str, Metric]]) -> dict[str, Score]:
         return {name: Score(runs[0][name].value, runs[0][name].stderr, "stderr") for name in shared}
     values = {name: [run[name].value for run in runs] for name in shared}
     return {name: Score(statistics.fmean(v), statistics.stdev(v), "sd") for name, v in values.items()}
+
+
+def _at_chance(score: Score | None, chance: float | None) -> bool:
+    """Whether a score is not above guessing by more than twice its error; every stated chance is of a metric that
+    should be high.
+    """
+    return score is not None and chance is not None and score.value - 2 * (score.error or 0.0) <= chance
 
 
 def _rank(rows: list[Row], columns: list[Column], primary: str, *, ranked: bool) -> list[Row]:

@@ -62,6 +62,7 @@ class Task:
         split: the split that is scored.
         version: raised when predictions or scores would change.
         task: what a model for it does, where that is not what the data's own task says.
+        chance: `primary` of guesses that ignore the input, in its unit; stated where the classes are equally frequent.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task:
     split: str = "test"
     version: int = 1
     task: str | None = None
+    chance: float | None = None
 
     @property
     def kind(self) -> str:
@@ -80,8 +82,12 @@ class Task:
         return self.task or data_spec(self.data).task
 
 
-def _text(name: str, title: str, data: str, protocol: str, primary: str = "accuracy") -> Task:
-    return Task(name=name, title=title, data=data, protocol=protocol, metrics=TEXT_METRICS, primary=primary)
+def _text(
+    name: str, title: str, data: str, protocol: str, primary: str = "accuracy", chance: float | None = None
+) -> Task:
+    return Task(
+        name=name, title=title, data=data, protocol=protocol, metrics=TEXT_METRICS, primary=primary, chance=chance
+    )
 
 
 def _boxes(name: str, title: str, data: str, protocol: str, metrics: tuple[str, ...] = COCO_METRICS) -> Task:
@@ -96,6 +102,7 @@ _TASKS = (
         protocol="official",
         metrics=("top1", "top5", "nll", "ece"),
         primary="top1",
+        chance=0.1,
     ),
     Task(
         name="fashion_mnist",
@@ -104,6 +111,7 @@ _TASKS = (
         protocol="official",
         metrics=IMAGE_METRICS,
         primary="top1",
+        chance=10.0,
     ),
     Task(
         name="fashion_mnist_mini",
@@ -112,11 +120,12 @@ _TASKS = (
         protocol="embedded",
         metrics=IMAGE_METRICS,
         primary="top1",
+        chance=10.0,
     ),
-    _text("imdb", "IMDb, official test half", "imdb", "official"),
-    _text("imdb_paper", "IMDb, 90/5/5 of both halves", "imdb", "paper"),
+    _text("imdb", "IMDb, official test half", "imdb", "official", chance=50.0),
+    _text("imdb_paper", "IMDb, 90/5/5 of both halves", "imdb", "paper", chance=50.0),
     _text("twitter_airline", "Twitter US Airline, 90/5/5", "twitter_airline", "paper"),
-    _text("sentiment140", "Sentiment140, 90/5/5", "sentiment140", "paper"),
+    _text("sentiment140", "Sentiment140, 90/5/5", "sentiment140", "paper", chance=50.0),
     _text("sentiment140_manual", "Sentiment140, manual test set (359 polar tweets)", "sentiment140", "official"),
     _boxes("trees_mini", "DeepForest trees, embedded tiles (5 images, 150 trees)", "trees_mini", "embedded"),
     _boxes("trees", "DeepForest trees, tiles of two photographs", "trees", "tiles"),

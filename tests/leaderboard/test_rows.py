@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from board_results import TEXT, make_result, sample, write
@@ -132,6 +134,37 @@ def test_the_tasks_own_metric_ranks(tmp_path):
     rows, table = rows_of(tmp_path, "vader")
     assert table.primary == "f1_macro"
     assert rows["measured-mini", "b"].rank == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "at_chance"), [(9.0, 0.1, True), (10.4, 0.25, True), (10.6, 0.25, False), (10.1, None, False)]
+)
+def test_a_score_within_two_errors_of_guessing_is_at_chance(tmp_path, value, stderr, at_chance):
+    write(make_result(values={"top1": value}, stderr=stderr), tmp_path)
+    write(make_result("a", {"accuracy": 1.0, "f1_macro": 1.0}, **TEXT), tmp_path)
+    rows, table = rows_of(tmp_path)
+    assert rows["measured-full", "iformer_mini"].at_chance == at_chance
+    assert rows["measured-full", "iformer_mini"].rank == 1  # it stays on the board
+    assert table.about.endswith("Guessing gives 10.")
+    rows, table = rows_of(tmp_path, "vader")  # its classes are not equally frequent: nothing is stated
+    assert not rows["measured-mini", "a"].at_chance
+    assert "Guessing" not in table.about
+
+
+def test_the_overview_of_the_readme_praises_no_guess(tmp_path, monkeypatch):
+    path = Path(__file__).parents[2] / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("docs_generate", path)
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    monkeypatch.setattr("hybridzoo.eval.leaderboard.build.default_results", lambda: tmp_path)
+    write(make_result("iformer_mini", {"top1": 10.3}), tmp_path)
+    write(make_result("iformer_test", {"top1": 10.1}), tmp_path)
+    shown = generator.overview(None, path.parent)
+    assert "fashion_mnist: Top-1 at chance (10.30 ± 0.25) `iformer_mini`" in shown
+    write(make_result("iformer_small", {"top1": 90.0}), tmp_path)
+    shown = generator.overview(None, path.parent)
+    assert "fashion_mnist: Top-1 **90.00** ± 0.25 `iformer_small`" in shown
+    assert "at chance" not in shown
 
 
 def test_unknown_task_is_refused_by_name(tmp_path):

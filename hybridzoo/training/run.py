@@ -149,8 +149,20 @@ def _train(recipe: Recipe, folder: Path, resume: str | bool | Path, processes: A
 
             finish(run, recipe, bundle, trainer, tokenizer)
             save_run(run)
+    _end_loaders(trainer)
     processes.wait_for_everyone()
     return run
+
+
+def _end_loaders(trainer: Any) -> None:
+    """End the processes that read data. Left to the garbage collector, which closes their queues first, each is waited
+    for five seconds.
+    """
+    handler = trainer.callback_handler
+    for loader in (handler.train_dataloader, handler.eval_dataloader):
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's shards hold the DataLoader
+        if inner is not None:
+            inner._iterator = None
 
 
 def make_trainer(recipe: Recipe, bundle: Any, folder: Path, objective: Objective | None = None) -> tuple[Any, Any]:

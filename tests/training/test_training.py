@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import resource
 from contextlib import contextmanager
 
@@ -98,6 +99,7 @@ def test_workers_and_cache_change_nothing(image_recipe, tmp_path):
     one = train(image_recipe(max_steps=3), tmp_path / "a")
     two = train(image_recipe(max_steps=3, num_workers=2), tmp_path / "b")
     assert_same(weights(one.folder), weights(two.folder))
+    assert not multiprocessing.active_children()  # they end with the training
 
 
 def test_accumulated_micro_batches_are_the_big_batch(text_recipe, tmp_path, monkeypatch):

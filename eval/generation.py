@@ -3,7 +3,8 @@
 Protocol: `count` images, every class alike, from seeds that follow from one; the reference is the task's split (its
 test images). The Fréchet distance carries the name of its network: `fid` with the official Inception weights,
 `fd_efflite` with EfficientNet-Lite0. `class_accuracy` is the share of samples that a separately trained classifier
-gives the class they were made for.
+gives the class they were made for; `class_accuracy_real` is how often it is right about the real images, every class
+alike, which says what the former is worth.
 
 A record holds one sample, `{"id", "label", "predicted", "codes"}`: the classifier's class, and of the first thousand
 samples the codes, from which the tokenizer makes the very image again (the others follow from the seed).
@@ -141,7 +142,7 @@ def evaluate_generation(
         save_images_npz(samples.images, options.save_npz, samples.labels)
     metrics: dict[str, Metric] = {}
     details: dict[str, Any] = {}
-    real = split_images(reference, samples.images.shape[1:3]) if networks else np.zeros((0, 1, 1, 1), np.uint8)
+    real = split_images(reference, samples.images.shape[1:3])
     for network in networks:
         log(f"features of {network.name}")
         truth = reference_features(network, real, data_sha256)
@@ -154,6 +155,9 @@ def evaluate_generation(
         right = predicted == samples.labels
         share = float(right.mean())
         metrics["class_accuracy"] = Metric(value=100 * share, stderr=100 * (share * (1 - share) / len(right)) ** 0.5)
+        metrics["class_accuracy_real"] = mean_over_classes(
+            classify(options.classifier, real, generator, device), np.asarray(reference.labels)
+        )
         details["class_accuracy"] = {
             str(generator.model.config.id2label[int(c)]): round(100 * float(right[samples.labels == c].mean()), 2)
             for c in np.unique(samples.labels)
@@ -296,6 +300,13 @@ def classify(classifier: str, images: np.ndarray, generator: Any, device: Any) -
     flat = [image[..., 0] if image.shape[-1] == 1 else image for image in images]
     order = [names.index(name) for name in judge.label_names]
     return np.asarray(order)[judge.logits(flat, 250).argmax(1)]
+
+
+def mean_over_classes(predicted: np.ndarray, labels: np.ndarray) -> Metric:
+    """Share of right predictions in per cent, the mean over the classes that `labels` has."""
+    shares = [(float((predicted[labels == c] == c).mean()), int((labels == c).sum())) for c in np.unique(labels)]
+    error = sum(p * (1 - p) / n for p, n in shares) ** 0.5 / len(shares)
+    return Metric(value=100 * sum(p for p, _ in shares) / len(shares), stderr=100 * error)
 
 
 def records_of(samples: Samples, predicted: np.ndarray | None) -> list[dict[str, Any]]:

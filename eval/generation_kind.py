@@ -169,6 +169,9 @@ def _plain(options: GenerationOptions) -> dict[str, Any]:
     values = asdict(options)
     for key in ("efflite_weights", "inception_weights", "save_npz"):
         values[key] = None if values[key] is None else Path(values[key]).name
+    for key in ("classifier", "tokenizer"):  # a registered name, a hub id, a folder
+        if values[key] is not None and Path(values[key]).is_absolute():
+            values[key] = Path(values[key]).name
     return values
 
 

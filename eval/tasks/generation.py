@@ -10,7 +10,8 @@ LOWER_IS_BETTER = ("fd_efflite", "kd_efflite", "fid", "kid")
 
 
 def _task(name: str, title: str, data: str, protocol: str, primary: str, **more: Any) -> dict[str, Any]:
-    metrics = (*LITE_METRICS, "class_accuracy", *FID_METRICS) if primary != "fid" else (*FID_METRICS, *LITE_METRICS)
+    judged = ("class_accuracy", "class_accuracy_real")
+    metrics = (*LITE_METRICS, *judged, *FID_METRICS) if primary != "fid" else (*FID_METRICS, *LITE_METRICS)
     return {
         "name": name,
         "title": title,

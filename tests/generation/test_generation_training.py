@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from hybridzoo import build_model
 from hybridzoo._paths import asset_root
+from hybridzoo.data import load_data
 from hybridzoo.errors import ConfigError
+from hybridzoo.eval.generation import GenerationOptions, evaluate_generation
+from hybridzoo.eval.schema import Result
 from hybridzoo.inference.image_generation import ImageGenerator
 from hybridzoo.training import load_recipe
 from hybridzoo.training.build import build_recipe_model
@@ -43,6 +47,37 @@ def test_from_tokenizer_to_images(tmp_path):
     built = build_model(tmp_path / "model")
     assert built.config.id2label[8] == "Bag"
     assert len(ImageGenerator(built, device="cpu")(["Bag"], steps=2)) == 1
+
+
+@pytest.fixture
+def emoji(tmp_path):
+    """90 dark and light squares in the layout of emoji-datasource-google."""
+    folder, entries = tmp_path / "emoji" / "img" / "google" / "64", []
+    folder.mkdir(parents=True)
+    for i in range(90):
+        Image.new("RGBA", (64, 64), (i, 0, 200 * (i % 2), 255)).save(folder / f"{i:04x}.png")
+        entries.append({"unified": f"{i:04X}", "category": ("dark", "light")[i % 2], "image": f"{i:04x}.png"})
+    (tmp_path / "emoji" / "emoji.json").write_text(json.dumps(entries))
+    return tmp_path / "emoji"
+
+
+def test_a_classifier_judges_samples_of_emoji(emoji, tmp_path):
+    quick = [f"data.root={emoji}", *QUICK[2:]]
+    judge = train(load_recipe("iformer/emoji", [*quick, "evaluation.tasks=[emoji]"]), tmp_path / "judge")
+    assert judge.status == "finished"
+    own = Result.from_json(next((tmp_path / "judge" / "results").rglob("*.json")))
+    assert own.task.name == "emoji"
+    assert own.task.dataset.split == "test"
+    codes = {"codebook_size": 32, "z_channels": 8, "image_size": 64}
+    vq = load_recipe("maskmamba/tokenizer_emoji", [*quick, *(f"model.config.{k}={v}" for k, v in codes.items())])
+    build_recipe_model(vq).save_pretrained(tmp_path / "vq")
+    config = [*SMALL, "model.config.codebook_size=32", f"model.config.tokenizer={tmp_path / 'vq'}"]
+    train(load_recipe("maskmamba/emoji", [*quick, *config]), tmp_path / "model")
+    test = load_data("emoji", root=emoji)["test"]
+    options = GenerationOptions(count=8, steps=2, classifier=str(tmp_path / "judge"))
+    found = evaluate_generation(tmp_path / "model", test, options, device="cpu")
+    assert set(found.metrics) == {"class_accuracy", "class_accuracy_real"}
+    assert found.samples.images.shape == (8, 64, 64, 3)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist_mini", "emoji"])

@@ -265,7 +265,8 @@ def test_evaluation_writes_a_result_that_can_be_scored_again(folders, lite0, tmp
         str(folders / "model"), "fashion_mnist_mini_generation", limit=10, device="cpu", out=tmp_path / "r", **options
     )
     metrics = done.result.metrics
-    assert list(metrics)[:5] == ["fd_efflite", "kd_efflite", "precision_efflite", "recall_efflite", "class_accuracy"]
+    assert list(metrics)[:4] == ["fd_efflite", "kd_efflite", "precision_efflite", "recall_efflite"]
+    assert list(metrics)[4:] == ["class_accuracy", "class_accuracy_real"]
     assert "fid" not in metrics
     assert done.result.model.settings["cfg_scale"] == 1.5
     assert len(done.predictions.rows) == 11
@@ -277,6 +278,28 @@ def test_evaluation_writes_a_result_that_can_be_scored_again(folders, lite0, tmp
     document = json.loads(done.path.read_text())
     assert document["details"]["samples"] == 10
     assert str(tmp_path) not in done.path.read_text()
+
+
+def test_a_classifier_of_ones_own_is_judged_too(folders, lite0, tmp_path):
+    names = reversed(build_model(folders / "model").config.id2label.values())
+    grey = {"num_channels": 1, "image_mean": [0.5], "image_std": [0.5]}
+    judge = build_model("iformer_test", id2label=dict(enumerate(names)), **grey).eval()
+    judge.save_pretrained(tmp_path / "judge")
+    options = {"count": 10, "steps": 2, "efflite_weights": lite0, "classifier": str(tmp_path / "judge")}
+    done = run_task(
+        str(folders / "model"), "fashion_mnist_mini_generation", limit=40, device="cpu", out=tmp_path / "r", **options
+    )
+    assert done.result.model.settings["classifier"] == "judge"
+    assert str(tmp_path) not in done.path.read_text()
+    assert not [row for row in done.predictions.rows if str(tmp_path) in json.dumps(row)]
+    test = done.bundle["test"]
+    labels = np.asarray(test.labels)
+    logits = ImageClassifier(judge, device="cpu").logits([test[i]["image"] for i in range(len(test))], 250)
+    found = 9 - logits.argmax(1)  # its classes stand in the opposite order
+    shares = [(found[labels == c] == c).mean() for c in range(10)]
+    real = done.result.metrics["class_accuracy_real"]
+    assert real.value == pytest.approx(100 * np.mean(shares))
+    assert real.stderr == pytest.approx(10 * np.sqrt(sum(p * (1 - p) / sum(labels == c) for c, p in enumerate(shares))))
 
 
 def test_features_of_the_reference_are_cached(lite0, tmp_path):

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hybridzoo.errors import InputError
-from hybridzoo.layers.mixer import State
+from hybridzoo.layers.mixer import SLOT_DIMS, State
 
 # transformers 5.17: crop(max_length), negative to remove; 5.23: crop(tokens_to_remove)
 _CROP_REMOVES = "tokens_to_remove" in inspect.signature(Cache.crop).parameters
@@ -115,6 +115,34 @@ class HybridCache(Cache):
                 f"this static cache holds {self.max_length} positions; {self.columns} are used and {length} more "
                 "do not fit: make a larger one with model.new_cache(batch_size, max_length)"
             )
+
+    def after_prefix(self, prefix: list[State], rows: int) -> list[State]:
+        """States of `rows` rows that have seen the meta tokens, in this cache's own tensors if it is static.
+
+        Args:
+            prefix: states of one row after them.
+            rows: B.
+        """
+        meta = self.num_meta
+        if not self.static or self.states is None:  # states are replaced; slots that have room are written in place
+            return [
+                {
+                    n: t.expand(rows, *t.shape[1:]).clone()
+                    if n in SLOT_DIMS and t.shape[SLOT_DIMS[n]] > meta
+                    else t.expand(rows, *t.shape[1:]).contiguous()
+                    for n, t in state.items()
+                }
+                for state in prefix
+            ]
+        for own, state in zip(self.states, prefix):
+            for name, tensor in state.items():
+                if name in ("k", "v"):
+                    own[name][:, :, :meta].copy_(tensor[:, :, :meta])
+                elif name == "history":  # the latest inputs stand at the end, zeros before them
+                    own[name].zero_()[:, own[name].shape[1] - tensor.shape[1] :].copy_(tensor)
+                else:
+                    own[name].copy_(tensor)
+        return self.states
 
     def store(self, states: list[State]) -> None:
         """Take the states after a call."""

@@ -24,7 +24,7 @@ from hybridzoo.layers.decode_graph import DecodeGraph
 from hybridzoo.layers.decoder import HybridDecoder
 from hybridzoo.layers.decoder_inputs import Packing, Padding, check_limit, embedded, packing_of, padding_of
 from hybridzoo.layers.decoder_spec import DecoderConfig
-from hybridzoo.layers.mixer import SLOT_DIMS, Mixer, MixerContext, State
+from hybridzoo.layers.mixer import Mixer, MixerContext, State
 from hybridzoo.layers.short_conv import ShortConv
 from hybridzoo.modeling import ZooModel
 
@@ -216,7 +216,7 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         ctx = MixerContext(torch.empty(1, 0), num_meta=meta, return_state=True, inplace=cache.static, fresh=first)
         states = cache.states
         if first and meta and not (keep or decoder.stretches or torch.is_grad_enabled() or not look):
-            states = self._after_meta(cache, x.shape[0])
+            states = cache.after_prefix(decoder.prefix(), x.shape[0])
             ctx.past, ctx.seen, ctx.fresh = meta, meta, False
         elif not first:
             ctx.past, ctx.seen = cache.past, meta + cache.columns
@@ -234,30 +234,6 @@ class HybridCausalLM(ZooModel, GenerationMixin):
         else:
             cache.advance(length, ctx.after)
         return hidden, kept
-
-    def _after_meta(self, cache: HybridCache, batch: int) -> list[State]:
-        """States of `batch` rows that have seen the meta tokens, in the cache's own tensors if it is static."""
-        prefix = self.model.prefix()
-        meta = self.model.spec.num_meta_tokens
-        if not cache.static or cache.states is None:  # states are replaced; slots that have room are written in place
-            return [
-                {
-                    n: t.expand(batch, *t.shape[1:]).clone()
-                    if n in SLOT_DIMS and t.shape[SLOT_DIMS[n]] > meta
-                    else t.expand(batch, *t.shape[1:]).contiguous()
-                    for n, t in state.items()
-                }
-                for state in prefix
-            ]
-        for own, state in zip(cache.states, prefix):
-            for name, tensor in state.items():
-                if name in ("k", "v"):
-                    own[name][:, :, :meta].copy_(tensor[:, :, :meta])
-                elif name == "history":  # the latest inputs stand at the end, zeros before them
-                    own[name].zero_()[:, own[name].shape[1] - tensor.shape[1] :].copy_(tensor)
-                else:
-                    own[name].copy_(tensor)
-        return cache.states
 
     def _run_packed(self, x: Tensor, packing: Packing, keep: bool) -> tuple[Tensor, list[Tensor]]:
         """Documents one after the other in one row; each starts from the state that the meta tokens leave."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,11 @@ from hybridzoo.checkpoint_io import (
     unwrap_state_dict,
 )
 from hybridzoo.errors import CheckpointError, ConfigError, UnknownNameError, unknown
+from hybridzoo.loading_options import LoadOptions, as_device, as_dtype, with_overrides
 from hybridzoo.original_folder import is_original, read_original_folder
 from hybridzoo.registry import Family, Model, Weights
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
-LABEL_KEYS = frozenset({"num_labels", "num_classes", "id2label"})
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How to load, the same on every path through this module."""
-
-    revision: str | None = None
-    dtype: torch.dtype | str | None = None  # "auto": as in the file
-    device: str | torch.device | None = None
-    device_map: Any = None
-    strict: bool = True
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def new_head(self) -> bool:
-        """Another number of classes was asked for: a head of another size keeps its initial values."""
-        return bool(LABEL_KEYS & set(self.overrides))
 
 
 LONGEST_NAME = 1024  # characters; longer ones make the operating system raise errors of its own
@@ -93,7 +75,7 @@ def build_model(
         raise UnknownNameError(
             f"a name of {len(text)} characters ({text[:40]!r}…) is no registered name, hub id or path"
         )
-    options = _Options(revision, _as_dtype(dtype), _as_device(device), device_map, strict, config_overrides)
+    options = LoadOptions(revision, as_dtype(dtype), as_device(device), device_map, strict, config_overrides)
     if device is not None and device_map is not None:
         raise ConfigError(f"device={device!r} and device_map={device_map!r} exclude each other; give one")
     if text.startswith("hf-hub:"):
@@ -188,7 +170,7 @@ def build_from_backbone(name: str, source: str | Path, **overrides: Any) -> Any:
         raise ConfigError(
             f"{name!r} has no exchangeable backbone; start from its own weights with build_model({name!r})"
         )
-    values = _override(model.config, overrides)
+    values = with_overrides(model.config, overrides)
     if _looks_like_path(str(source)) and not Path(source).expanduser().exists():
         raise CheckpointError(f"no folder or file {source} to read a backbone from")
     with hub_errors(str(source)):
@@ -202,36 +184,12 @@ def make_config(family: str, values: Mapping[str, Any]) -> Any:
     return registry.resolve(registry.get_family(family).config_class)(**values)
 
 
-def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
-    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
-        return dtype
-    short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
-    found = getattr(torch, short.get(str(dtype), str(dtype).removeprefix("torch.")), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ConfigError(unknown("dtype", str(dtype), ["float32", "bfloat16", "float16", "float64", "auto"]))
-    return found
-
-
-def _as_device(device: str | torch.device | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(
-            f"device={device!r} is not a device: expected 'cpu', 'cuda', 'cuda:1', 'mps' or 'meta'"
-        ) from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={str(device)!r}, but torch sees no CUDA device here; use device='cpu'")
-    return wanted
-
-
 def _looks_like_path(text: str) -> bool:
     """Relative (`./x`, `../x`, `~/x`), absolute, Windows (`C:\\x`, `..\\x`) or deeper than a hub id can be."""
     return text.startswith((".", "/", "~")) or "\\" in text or text.partition("@")[0].count("/") > 1
 
 
-def _from_name(text: str, pretrained: bool, options: _Options) -> Any:
+def _from_name(text: str, pretrained: bool, options: LoadOptions) -> Any:
     model, tag = registry.get_model(text)
     tag = tag or (model.default_tag if pretrained else None)
     if pretrained and tag is None:
@@ -245,11 +203,11 @@ def _from_name(text: str, pretrained: bool, options: _Options) -> Any:
         return _from_tag(model, weights, options)
     if options.device_map is not None:
         raise ConfigError(f"device_map places loaded weights; {text!r} is built with random ones: use device=")
-    values = _override({**model.config, **(weights.config if weights else {})}, options.overrides)
+    values = with_overrides({**model.config, **(weights.config if weights else {})}, options.overrides)
     return _random(model, values, options)
 
 
-def _random(model: Model, values: Mapping[str, Any], options: _Options) -> Any:
+def _random(model: Model, values: Mapping[str, Any], options: LoadOptions) -> Any:
     config = make_config(model.family, values)
     model_class = registry.resolve(registry.get_family(model.family).model_classes[model.task])
     with torch.device(options.device if options.device is not None else "cpu"):
@@ -257,7 +215,7 @@ def _random(model: Model, values: Mapping[str, Any], options: _Options) -> Any:
     return built.to(options.dtype) if isinstance(options.dtype, torch.dtype) else built
 
 
-def _from_tag(model: Model, weights: Weights, options: _Options) -> Any:
+def _from_tag(model: Model, weights: Weights, options: LoadOptions) -> Any:
     scheme, _, rest = weights.uri.partition(":")
     if scheme == "checkpoints":
         return _from_folder(asset_root("checkpoints") / rest, options)
@@ -277,7 +235,7 @@ def _from_tag(model: Model, weights: Weights, options: _Options) -> Any:
     return _load_state(path, model, values, options, original=weights.original)
 
 
-def _from_file(path: Path, name: str | None, options: _Options) -> Any:
+def _from_file(path: Path, name: str | None, options: LoadOptions) -> Any:
     if name is not None:
         entry, tag = registry.get_model(name)
         values = {**entry.config, **(entry.tags[tag].config if tag else {})}
@@ -296,12 +254,12 @@ def _from_file(path: Path, name: str | None, options: _Options) -> Any:
 
 
 def _load_state(
-    path: Path, entry: Model, values: Mapping[str, Any], options: _Options, original: bool | None = None
+    path: Path, entry: Model, values: Mapping[str, Any], options: LoadOptions, original: bool | None = None
 ) -> Any:
     state = read_state_dict(path)
     if options.device_map is not None:
         raise ConfigError(f"device_map needs a folder or hub id, and {path} is a single file; use device=")
-    model = _random(entry, _override(values, options.overrides), _Options())
+    model = _random(entry, with_overrides(values, options.overrides), LoadOptions())
     own = model.state_dict()
     if original is None:  # the zoo's own layout, unless most keys are not ours and the family has a converter
         ours = sum(key in own for key in state)
@@ -315,14 +273,7 @@ def _load_state(
     return _place(model, common_dtype(state) if options.dtype == "auto" else options.dtype, options.device)
 
 
-def _override(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration values with overrides; another number of classes drops the old names of the classes."""
-    if LABEL_KEYS & set(overrides):
-        values = {k: v for k, v in values.items() if k not in LABEL_KEYS | {"label2id"}}
-    return {**values, **overrides}
-
-
-def _from_hub(repo: str, options: _Options) -> Any:
+def _from_hub(repo: str, options: LoadOptions) -> Any:
     from hybridzoo.hub import snapshot, split_revision
 
     folder = snapshot(repo, revision=options.revision)
@@ -366,13 +317,13 @@ def _read_config(folder: Path, shown: str) -> tuple[Family, dict[str, Any]]:
     return family, values
 
 
-def _from_folder(folder: Path, options: _Options, shown: str | None = None) -> Any:
+def _from_folder(folder: Path, options: LoadOptions, shown: str | None = None) -> Any:
     shown = shown or str(folder)
     family, values = _read_config(folder, shown)
     if is_original(family, values):
         return _from_published(folder, family, values, options, shown)
     try:
-        config = make_config(family.name, _override(values, options.overrides))
+        config = make_config(family.name, with_overrides(values, options.overrides))
     except ConfigError as error:
         raise ConfigError(f"{shown}/config.json: {error}") from error
     model = _class_for(family, config).from_pretrained(
@@ -387,12 +338,12 @@ def _from_folder(folder: Path, options: _Options, shown: str | None = None) -> A
     return _place(model, None, options.device)
 
 
-def _from_published(folder: Path, family: Family, values: dict[str, Any], options: _Options, shown: str) -> Any:
+def _from_published(folder: Path, family: Family, values: dict[str, Any], options: LoadOptions, shown: str) -> Any:
     """A folder as the original's authors published it: their config.json beside their weights."""
     if options.device_map is not None:
         raise ConfigError(f"device_map needs a folder of the zoo's own, and {shown} is converted; use device=")
     values, state = read_original_folder(folder, family, values, shown)
-    config = make_config(family.name, _override(values, options.overrides))
+    config = make_config(family.name, with_overrides(values, options.overrides))
     model_class = _class_for(family, config)
     converted = model_class.convert_original(state, config, where=shown)
     model = model_class(config).load_strict(converted, where=shown, strict=options.strict)

@@ -109,7 +109,8 @@ class ZooTrainer(CheckpointedTrainer):
         if self.objective.classes:
             labels = train_dataset.labels  # type: ignore[attr-defined]
             if t.class_weights == "balanced":
-                self.class_weights = balanced_weights(labels.tolist(), model.config.num_labels)
+                weights = balanced_weights(labels.tolist(), model.config.num_labels)
+                self.class_weights = weights.to(arguments.device)  # a recorded step cannot copy from the CPU
             self.mixup = make_mixup(recipe, model.config.num_labels)
         self.ema = Ema(self.model, t.ema_decay) if t.ema_decay is not None else None
         on_cpu = arguments.device.type == "cpu"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from hybridzoo import build_model
 from hybridzoo.errors import ConfigError
+from hybridzoo.training import load_recipe, train
 from hybridzoo.training.graphs import MULTIPLE, CompiledLayers, StepGraphs, check_graphs, padded
 from hybridzoo.training.schema import TrainingSection
 
@@ -69,3 +72,13 @@ def test_recorded_gradients_are_the_unrecorded_ones() -> None:
         for parameter, gradient in zip(graphs.parameters, wanted):
             torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
             parameter.grad = None
+
+
+def test_a_training_with_weighted_classes(tmp_path: Path) -> None:  # on a GPU recorded: nothing comes from the CPU then
+    data = ["data.name=fashion_mnist_mini", "data.options={limit: 60}", "evaluation.tasks=[]", "training.num_workers=0"]
+    model = {"image_size": 28, "num_channels": 1, "image_mean": [0.5], "image_std": [0.5]}
+    steps = ["training.max_steps=4", "training.batch_size=20"]
+    recipe = load_recipe("iformer/emoji", [*data, *steps, *(f"model.config.{k}={v}" for k, v in model.items())])
+    assert recipe.training.cuda_graphs
+    assert recipe.training.class_weights == "balanced"
+    assert train(recipe, tmp_path).step == 4

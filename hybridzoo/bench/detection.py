@@ -8,15 +8,15 @@ gain comes from: the op's backend, mixed precision, compilation, memory format.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hybridzoo.bench.precision import WEIGHTS, autocast, tf32_of
+from hybridzoo.bench.rows import image_row, measure_all, millions, start_memory, train_step
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
@@ -154,11 +154,9 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     inputs = inputs_for(settings)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = millions(model)
     run = torch.compile(model, mode=settings.compile, dynamic=False) if settings.compile else model
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    start_memory(device)
     mixed, tf32 = autocast(settings.dtype, device), tf32_of(settings.dtype, cudnn_benchmark=settings.cudnn_benchmark)
     with tf32, use_backend(settings.backend if settings.backend != "auto" else None):
         if settings.mode == "infer":
@@ -176,18 +174,7 @@ def benchmark(name: str, settings: DetectionSettings) -> dict[str, Any]:
                 timing = measure(forward, device, seconds=settings.seconds)
         else:
             timing = measure(_train_step(model, run, inputs, mixed), device, seconds=settings.seconds)
-    peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
-    return {
-        "model": name,
-        **{key: value for key, value in asdict(settings).items() if key not in ("seconds", "device")},
-        "param_count": round(parameters / 1e6, 2),
-        "images_per_sec": round(settings.batch_size / timing.median, 2),
-        "step_time_ms": round(timing.median * 1e3, 3),
-        "step_time_low_ms": round(timing.low * 1e3, 3),
-        "step_time_high_ms": round(timing.high * 1e3, 3),
-        "repeats": timing.repeats,
-        "peak_memory_mb": peak,
-    }
+    return image_row(name, settings, {"param_count": parameters}, timing)
 
 
 def _check_graph(graph: Callable[[], Tensor], eager: Callable[[], Tensor], mixed: Any) -> None:
@@ -200,46 +187,23 @@ def _check_graph(graph: Callable[[], Tensor], eager: Callable[[], Tensor], mixed
             raise RuntimeError(f"the graph's scores differ from an eager call's by {(found - want).abs().max():.3g}")
 
 
-def _train_step(model: Any, run: Any, inputs: dict[str, Any], mixed: Any) -> Callable[[], Any]:
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda)
-
-    def step() -> Tensor:
+def _train_step(model: Any, run: Any, inputs: dict[str, Any], mixed: Any) -> Callable[[], Tensor]:
+    def loss() -> Tensor:
         with mixed:
-            loss = run(**inputs)["loss"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss
+            return run(**inputs)["loss"]
 
-    return step
+    return train_step(model, loss, clip_norm=CLIP_NORM)
 
 
 def benchmark_all(
     names: Sequence[str], settings: Sequence[DetectionSettings], log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Every detector under every setting; a failure becomes a row with `error`, not the end."""
-    rows: list[dict[str, Any]] = []
-    for setting in settings:
-        for name in names:
-            if name.startswith("transformers:") and setting.backend not in ("auto", "torch"):
-                continue  # the backend is one of the zoo's ops
-            try:
-                row = benchmark(name, setting)
-            except ConfigError:
-                raise
-            except Exception as error:
-                text = next((line for line in str(error).splitlines() if line.strip()), "")
-                row = {"model": name, **asdict(setting), "error": f"{type(error).__name__}: {text}"}
-            rows.append(row)
-            log(summary(row))
-            torch._dynamo.reset()
-            gc.collect()
-            if setting.device.startswith("cuda"):
-                torch.cuda.empty_cache()
-    return rows
+
+    def left_out(name: str, setting: DetectionSettings) -> bool:  # the backend is one of the zoo's ops
+        return name.startswith("transformers:") and setting.backend not in ("auto", "torch")
+
+    return measure_all(names, settings, benchmark, summary, log, left_out=left_out)
 
 
 def how_run(row: dict[str, Any]) -> str:

@@ -9,15 +9,15 @@ clipping and an AdamW update.
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hybridzoo.bench.precision import WEIGHTS, autocast, tf32_of
+from hybridzoo.bench.rows import image_row, measure_all, millions, start_memory, train_step
 from hybridzoo.bench.timing import measure
 from hybridzoo.errors import ConfigError, unknown
 
@@ -119,9 +119,7 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     compiled = settings.compile is not None and not settings.graph
     run = torch.compile(model, mode=settings.compile, dynamic=False) if compiled else model
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    start_memory(device)
     mixed = autocast(settings.dtype, device)
     with tf32_of(settings.dtype), use_backend(settings.backend if settings.backend != "auto" else None):
         if settings.mode == "infer":
@@ -136,19 +134,8 @@ def benchmark(name: str, settings: MambaADSettings) -> dict[str, Any]:
         else:
             step = _train_step(model, run, pixels, mixed, settings.graph)
             timing = measure(captured(step, settings), device, seconds=settings.seconds)
-    peak = round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
-    return {
-        "model": name,
-        **{key: value for key, value in asdict(settings).items() if key not in ("seconds", "device")},
-        "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-        **_operations(name, model, settings.side),
-        "images_per_sec": round(settings.batch_size / timing.median, 2),
-        "step_time_ms": round(timing.median * 1e3, 3),
-        "step_time_low_ms": round(timing.low * 1e3, 3),
-        "step_time_high_ms": round(timing.high * 1e3, 3),
-        "repeats": timing.repeats,
-        "peak_memory_mb": peak,
-    }
+    facts = {"param_count": millions(model), **_operations(name, model, settings.side)}
+    return image_row(name, settings, facts, timing)
 
 
 @functools.cache  # counting takes seconds, and every row asks
@@ -171,45 +158,22 @@ def _operations(name: str, model: Any, side: int) -> dict[str, Any]:
 
 
 def _train_step(model: Any, run: Any, pixels: Tensor, mixed: Any, graph: bool) -> Callable[[], Tensor]:
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=trained[0].is_cuda, capturable=graph)
-
-    def step() -> Tensor:
+    def loss() -> Tensor:
         with mixed:
-            loss = run(pixels)["loss"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss
+            return run(pixels)["loss"]
 
-    return step
+    return train_step(model, loss, clip_norm=CLIP_NORM, capturable=graph)
 
 
 def benchmark_all(
     names: Sequence[str], settings: Sequence[MambaADSettings], log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Every model under every setting; a failure becomes a row with `error`, not the end."""
-    rows: list[dict[str, Any]] = []
-    for setting in settings:
-        for name in names:
-            if name.startswith("python:") and setting.backend not in ("auto", "torch"):
-                continue  # the backend is one of the zoo's ops
-            try:
-                row = benchmark(name, setting)
-            except ConfigError:
-                raise
-            except Exception as error:
-                text = str(error).splitlines()[0] if str(error) else ""
-                row = {"model": name, **asdict(setting), "error": f"{type(error).__name__}: {text}"}
-            rows.append(row)
-            log(summary(row))
-            torch._dynamo.reset()
-            gc.collect()
-            if setting.device.startswith("cuda"):
-                torch.cuda.empty_cache()
-    return rows
+
+    def left_out(name: str, setting: MambaADSettings) -> bool:  # the backend is one of the zoo's ops
+        return name.startswith("python:") and setting.backend not in ("auto", "torch")
+
+    return measure_all(names, settings, benchmark, summary, log, left_out=left_out)
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ AdamW update. Weights and inputs are random. Under "amp" the weights stay fp32 a
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridzoo.bench.precision import autocast
+from hybridzoo.bench.rows import measure_all, millions, peak_memory, start_memory
 from hybridzoo.bench.timing import Timing, measure
 from hybridzoo.errors import ConfigError, unknown
 
@@ -151,9 +151,7 @@ def benchmark(name: str, settings: Settings) -> dict[str, Any]:
             output = run(inputs[""]) if "" in inputs else run(**inputs)
         return _logits(output)
 
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    start_memory(device)
     if settings.mode == "infer":
         model.eval()
         with torch.inference_mode():
@@ -208,7 +206,7 @@ def _describe(name: str, model: nn.Module, settings: Settings) -> dict[str, Any]
         _gmacs[known] = count_gmacs(lambda: model(inputs[""]) if "" in inputs else model(**inputs))
     return {
         "model": name,
-        "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+        "param_count": millions(model),
         f"{settings.mode}_gmacs": round(_gmacs[known], 3),
     }
 
@@ -228,29 +226,20 @@ def _numbers(timing: Timing, inputs: dict, settings: Settings, device: torch.dev
         "dtype": settings.dtype,
         "compile": "graph" if settings.graph else settings.compile,
         "channels_last": settings.channels_last,
-        "peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None,
+        "peak_memory_mb": peak_memory(device),
     }
 
 
 def benchmark_all(names: list[str], settings: list[Settings], log: Callable[[str], None] = print) -> list[dict]:
     """Every model under every setting, one after the other; a failure becomes a row with `error`, not the end."""
-    rows = []
-    for setting in settings:
-        for name in names:
-            try:
-                row = benchmark(name, setting)
-            except ConfigError:
-                raise
-            except Exception as error:
-                text = str(error).splitlines()[0] if str(error) else ""
-                row = {"model": name, "mode": setting.mode, "error": f"{type(error).__name__}: {text}"}
-            rows.append({"mode": setting.mode, **row})
-            log(summary(rows[-1]))
-            torch._dynamo.reset()
-            gc.collect()
-            if setting.device.startswith("cuda"):
-                torch.cuda.empty_cache()
-    return rows
+
+    def stated(setting: Settings) -> dict[str, Any]:
+        return {"mode": setting.mode}
+
+    def row(name: str, setting: Settings) -> dict[str, Any]:
+        return stated(setting) | benchmark(name, setting)
+
+    return measure_all(names, settings, row, summary, log, stated=stated)
 
 
 def summary(row: dict[str, Any]) -> str:

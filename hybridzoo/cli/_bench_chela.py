@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hybridzoo.cli._measured import place
+
 
 def register(bench: typer.Typer) -> None:
     bench.command(name="chela")(chela_command)
@@ -56,7 +58,7 @@ def chela_command(
         causal=causal,
         dtype=DTYPES[dtype],
         seconds=seconds,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=place(device),
     )
     rows = []
     for row in benchmark(settings):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hybridzoo.cli._measured import measure, place
+
 
 def register(bench: typer.Typer) -> None:
     bench.command(name="detection")(detection_command)
@@ -42,16 +44,13 @@ def detection_command(
     hybridzoo bench detection co_dino_r50 transformers:deformable_detr_r50_two_stage --dtype fp32 --dtype bf16
     hybridzoo bench detection co_dino_r50 --mode train --dtype amp --backend torch --backend auto --batch-size 2
     """
-    import torch
-
     from hybridzoo.bench.detection import DetectionSettings, benchmark_all
-    from hybridzoo.bench.report import write_json
     from hybridzoo.errors import ConfigError
 
     height, _, width = size.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         raise ConfigError(f"--size {size}: give height x width, e.g. 800x1333")
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = place(device)
     choices = product(
         mode or ["infer"], dtype or ["fp32"], batch_size or [1], compile or ["eager"], backend or ["auto"]
     )
@@ -74,12 +73,4 @@ def detection_command(
         for m, d, b, c, k in choices
         if not (m == "train" and (d == "bf16" or c == "graph"))
     ]
-    rows: list[dict] = []
-    for setting in settings:
-        rows += benchmark_all(models, [setting], log=typer.echo)
-        if out is not None:  # after each setting, so that an interruption loses little
-            write_json(out, "detection", rows, torch.device(where), title=title)
-    if out is not None:
-        typer.echo(f"wrote {out}")
-    if all("error" in row for row in rows):
-        raise typer.Exit(1)
+    measure("detection", models, settings, benchmark_all, device=where, title=title, out=out)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hybridzoo.cli._measured import place
+
 
 def register(bench: typer.Typer) -> None:
     bench.command(name="lm")(lm_command)
@@ -59,7 +61,7 @@ def lm_command(
         train=tuple(_pairs(train)),
         gradient_checkpointing=gradient_checkpointing,
         seconds=seconds,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=place(device),
         dtype=DTYPES[dtype],
         backends=tuple(backend or ()),
     )

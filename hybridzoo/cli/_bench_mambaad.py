@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hybridzoo.cli._measured import measure, place
+
 
 def register(bench: typer.Typer) -> None:
     bench.command(name="mambaad")(mambaad_command)
@@ -36,12 +38,9 @@ def mambaad_command(
     hybridzoo bench mambaad mambaad_resnet34 --mode infer --mode train
     hybridzoo bench mambaad mambaad_resnet34 python:original.py:make --mode train --dtype fp32 --dtype amp
     """
-    import torch
-
     from hybridzoo.bench.mambaad import MambaADSettings, benchmark_all
-    from hybridzoo.bench.report import write_json
 
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = place(device)
     choices = product(
         mode or ["infer"], dtype or ["fp32"], batch_size or [16], compile or ["eager"], backend or ["auto"]
     )
@@ -58,12 +57,4 @@ def mambaad_command(
         )
         for m, d, b, c, k in choices
     ]
-    rows: list[dict] = []
-    for setting in settings:
-        rows += benchmark_all(models or ["mambaad_resnet34"], [setting], log=typer.echo)
-        if out is not None:  # after each setting, so that an interruption loses little
-            write_json(out, "mambaad", rows, torch.device(where), title=title)
-    if out is not None:
-        typer.echo(f"wrote {out}")
-    if all("error" in row for row in rows):
-        raise typer.Exit(1)
+    measure("mambaad", models or ["mambaad_resnet34"], settings, benchmark_all, device=where, title=title, out=out)

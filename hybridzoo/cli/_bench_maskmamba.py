@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hybridzoo.cli._measured import place
+
 
 def register(bench: typer.Typer) -> None:
     bench.command(name="maskmamba")(maskmamba_command)
@@ -43,8 +45,8 @@ def maskmamba_command(
 
     if dtype not in DTYPES:
         raise ConfigError(unknown("dtype", dtype, DTYPES))
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    ways = how or ("eager,graph" if place.startswith("cuda") else "eager")
+    where = place(device)
+    ways = how or ("eager,graph" if where.startswith("cuda") else "eager")
     settings = work.MaskMambaSettings(
         model=model,
         sizes=_numbers(sizes, "--sizes"),
@@ -54,7 +56,7 @@ def maskmamba_command(
         steps=steps,
         dtype=DTYPES[dtype],
         seconds=seconds,
-        device=place,
+        device=where,
         compile=compile,
         how=tuple(part.strip() for part in ways.split(",") if part.strip()),
         generation_repeats=repeats,

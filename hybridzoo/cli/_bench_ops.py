@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hybridzoo.cli._measured import place
+
 
 def register(bench: typer.Typer) -> None:
     """Add `ops` to the `bench` command."""
@@ -30,7 +32,7 @@ def ops(
 
     if peer not in ("all", "none"):
         raise ConfigError(f"--peer must be all or none, it is {peer!r}")
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = place(device)
     if where == "cpu":
         torch.set_num_threads(1)
     rows = benchmark(where, op, seconds=seconds, peers=peer == "all", log=typer.echo)

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from hybridzoo.cli._predict_io import FORMATS, Item, check_output, read_images, write
+from hybridzoo.cli._predict_io import FORMATS, Item, check_output, read_images, tell_unusable, write
 from hybridzoo.cli._table import text_table
 from hybridzoo.errors import ConfigError, DataError, unknown
 
@@ -60,17 +60,13 @@ def run(
         item.prediction = {"score": one["score"], "anomalous": one["anomalous"]}
         if stem is not None:
             _draw(detector, image, one["map"], stem)
-    bad = [item for item in items if item.error is not None]
-    for item in bad:
-        typer.echo(f"{item.where}: {item.error}", err=True)
-    if len(bad) == len(items):
-        raise DataError(f"none of the {len(items)} images could be used")
+    used = tell_unusable(items, "images")
     if out is not None:
         write(out / SCORES_FILE, render(items, "csv"))
-        typer.echo(f"{len(items) - len(bad)} images: scores, heat maps and masks in {out}", err=True)
+        typer.echo(f"{used} images: scores, heat maps and masks in {out}", err=True)
     if output is not None:
         write(output, render(items, format))
-        typer.echo(f"{len(items) - len(bad)} images -> {output}", err=True)
+        typer.echo(f"{used} images -> {output}", err=True)
     elif out is None or format != "table":
         typer.echo(render(items, format), nl=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from hybridzoo.cli._predict_io import Item, check_output, read_images, write
+from hybridzoo.cli._predict_io import Item, check_output, read_images, tell_unusable, write
 from hybridzoo.cli._table import text_table
 from hybridzoo.errors import ConfigError, DataError, unknown
 
@@ -63,17 +63,13 @@ def run(
     detector = Detector(model, device=device, dtype=dtype, threshold=least)
     ids = _Ids(categories, detector.label_names) if format == "coco" else None
     _detect(detector, items, batch_size, progress, targets)
-    bad = [item for item in items if item.error is not None]
-    for item in bad:
-        typer.echo(f"{item.where}: {item.error}", err=True)
-    if len(bad) == len(items):
-        raise DataError(f"none of the {len(items)} images could be used")
+    used = tell_unusable(items, "images")
     text = ids.render(items) if ids is not None else render(items, format)
     if output is None:
         typer.echo(text, nl=False)
     else:
         write(output, text)
-        typer.echo(f"{len(items) - len(bad)} images -> {output}", err=True)
+        typer.echo(f"{used} images -> {output}", err=True)
     drawn = [p for item, p in zip(items, targets) if p is not None and item.error is None]
     if drawn:
         typer.echo(f"boxes: {drawn[0] if len(drawn) == 1 else f'{len(drawn)} pictures in {out}'}", err=True)

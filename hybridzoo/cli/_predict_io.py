@@ -33,6 +33,20 @@ class Item:
     prediction: Any = None
 
 
+def tell_unusable(items: Sequence[Item], what: str = "inputs") -> int:
+    """Name what could not be used, on stderr; how many were.
+
+    Raises:
+        DataError: there is no input, or none could be used.
+    """
+    bad = [item for item in items if item.error is not None]
+    for item in bad:
+        print(f"{item.where}: {item.error}", file=sys.stderr)
+    if not items or len(bad) == len(items):
+        raise DataError(f"none of the {len(items)} {what} could be used" if items else "there is no input")
+    return len(items) - len(bad)
+
+
 def read_texts(inputs: Sequence[str], column: str, encoding: str | None) -> list[Item]:
     """Texts of files and stdin; rows that cannot be used carry their reason.
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from hybridzoo.cli._measured import measure, place
+
 bench = typer.Typer(name="bench", help="Measure speed: models, ops, and the report.", no_args_is_help=True)
 
 
@@ -33,16 +35,13 @@ def models(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Time models and their rivals in one process: samples per second, milliseconds, memory."""
-    import torch
-
     from hybridzoo.bench.models import Settings, benchmark_all
-    from hybridzoo.bench.report import write_json
     from hybridzoo.errors import ConfigError
 
     every = [*(names or []), *(peer or [])]
     if not every:
         raise ConfigError("nothing to measure: name a model (`hybridzoo list` shows them) or a --peer")
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = place(device)
     settings = [
         Settings(
             mode=m,
@@ -58,15 +57,7 @@ def models(
         for c in (compile or ["eager"])
         for m in (mode or ["infer"])
     ]
-    rows: list[dict] = []
-    for setting in settings:
-        rows += benchmark_all(every, [setting], log=typer.echo)
-        if out is not None:  # after each setting, so that an interruption loses little
-            write_json(out, "models", rows, torch.device(where), title=title)
-    if out is not None:
-        typer.echo(f"wrote {out}")
-    if all("error" in row for row in rows):
-        raise typer.Exit(1)
+    measure("models", every, settings, benchmark_all, device=where, title=title, out=out)
 
 
 @bench.command()

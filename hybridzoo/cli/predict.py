@@ -62,9 +62,9 @@ def predict_command(
     import sys
 
     from hybridzoo import build_model, registry
-    from hybridzoo.cli._predict_io import FORMATS, check_output, read_images, read_texts, render, write
+    from hybridzoo.cli._predict_io import FORMATS, check_output, read_images, read_texts, render, tell_unusable, write
     from hybridzoo.cli._warnings import plain_warnings
-    from hybridzoo.errors import ConfigError, DataError, unknown
+    from hybridzoo.errors import ConfigError, unknown
     from hybridzoo.inference import load_classifier
 
     plain_warnings()
@@ -137,13 +137,9 @@ def predict_command(
     else:
         items = read_images(inputs or [])
         _predict_images(classifier, items, batch_size, progress)
-    bad = [item for item in items if item.error is not None]
-    for item in bad:
-        typer.echo(f"{item.where}: {item.error}", err=True)
-    if not items or len(bad) == len(items):
-        raise DataError(f"none of the {len(items)} inputs could be used" if items else "there is no input")
+    bad = len(items) - tell_unusable(items)
     if bad:
-        typer.echo(f"{len(bad)} of {len(items)} inputs could not be used", err=True)
+        typer.echo(f"{bad} of {len(items)} inputs could not be used", err=True)
     text = render(items, format, top, classifier.label_names, show_text=is_text)
     if output is None:
         typer.echo(text, nl=False)

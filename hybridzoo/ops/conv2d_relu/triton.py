@@ -15,8 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
+from hybridzoo.ops._split_product import add_product
 
 PROGRAMS = 264  # two to a multiprocessor of an H100
+ENOUGH = 384  # programs of two warps, from which on a larger tile is worth its lower number
 WIDE_CHANNELS = 4  # most that count as few; others are filled up to this many
 
 
@@ -24,7 +26,7 @@ WIDE_CHANNELS = 4  # most that count as few; others are filled up to this many
 def conv_kernel(
     x, w, bias, residual, y, ROWS, H, W, P, Q, C, N, sb, sh, sw, STRIDE, STEPS,
     K: tl.constexpr, WIDE: tl.constexpr, EVEN: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    TF32: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """w: (N, steps, BK), filled up with zeros. STEPS: steps of a tap, or of all the taps where WIDE is not 0."""
     pid = tl.program_id(0)
@@ -58,7 +60,10 @@ def conv_kernel(
                 ok = ok & (ks < C - first)[None, :]
             a = tl.load(corner[:, None] + (i * sh + j * sw + first) + ks[None, :], mask=ok, other=0.0)
         b = tl.load(taps, mask=ok_n, other=0.0)
-        out = tl.dot(a, b, out, input_precision=PRECISION)
+        if TF32:
+            out = tl.dot(a, b, out, input_precision="tf32")
+        else:
+            out = add_product(a, b, out)
         taps += BK
     at = rows.to(tl.int64)[:, None] * N + cols[None, :]
     ok = ok_m[:, None] & ok_n
@@ -82,6 +87,19 @@ def _packed(weight: Tensor, wide: int, block: int) -> Tensor:
     return (F.pad(rows, (0, short)) if short else rows).contiguous()
 
 
+def _tile(rows: int, outputs: int, tf32: bool) -> dict[str, int]:
+    """Rows and outputs of a program and its step; three products take warps without a group (see `_split_product`)."""
+    columns = max(16, min(64, next_power_of_2(outputs)))
+    if not tf32:
+        for bm, bn, bk in ((64, 64, 16), (64, 32, 32)):
+            if cdiv(rows, bm) * cdiv(outputs, bn) >= ENOUGH:
+                return {"BM": bm, "BN": min(bn, columns), "BK": bk, "num_warps": 2, "num_stages": 3}
+        return {"BM": 32, "BN": min(32, columns), "BK": 32, "num_warps": 2, "num_stages": 3}
+    if cdiv(rows, 128) * cdiv(outputs, 64) >= PROGRAMS:  # two programs to a multiprocessor
+        return {"BM": 128, "BN": columns, "BK": 32, "num_warps": 8, "num_stages": 3, "maxnreg": 128}
+    return {"BM": 64, "BN": columns, "BK": 32, "num_warps": 4, "num_stages": 3}
+
+
 def conv2d_forward(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, stride: int, relu: bool, tf32: bool
 ) -> Tensor:
@@ -95,16 +113,7 @@ def conv2d_forward(
         x = x.contiguous()
     down, right = cdiv(height, stride), cdiv(width, stride)
     rows = batch * down * right
-    large = cdiv(rows, 128) * cdiv(outputs, 64) >= PROGRAMS
-    tile = {
-        "BM": 128 if large else 64,
-        "BN": max(16, min(64, next_power_of_2(outputs))),
-        "BK": 32,
-        "num_warps": 8 if large else 4,
-        "num_stages": 3,
-    }
-    if large:
-        tile["maxnreg"] = 128  # two programs to a multiprocessor
+    tile = _tile(rows, outputs, tf32)
     packed = _packed(weight, wide, tile["BK"])
     y = torch.empty((batch, down, right, outputs), dtype=x.dtype, device=x.device)
     added = y if residual is None else residual.contiguous()
@@ -112,6 +121,6 @@ def conv2d_forward(
         x, packed, bias, added, y, rows, height, width, down, right, channels, outputs,
         *x.stride()[:3], stride, packed.shape[1] * packed.shape[2] // (tile["BK"] * (k if wide else k * k)),
         K=k, WIDE=wide, EVEN=channels % tile["BK"] == 0, RESIDUAL=residual is not None, RELU=relu,
-        PRECISION="tf32" if tf32 else "tf32x3", **tile,
+        TF32=tf32, **tile,
     )  # fmt: skip
     return y

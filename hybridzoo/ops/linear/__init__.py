@@ -2,8 +2,8 @@
 
 Floor (forward): 2 M N K operations. cuBLAS runs strict fp32 outside of the tensor cores (67 TFLOPS on an H100; 25 were
 measured for the tall products of MambaAD). With each operand split into a sum of two TF32 numbers, three tensor-core
-products (165 TFLOPS at best) keep fp32's accuracy: what is left out is 2^-22 of a product. The gradient of the bias is
-summed by the kernel that makes the weight's.
+products (165 TFLOPS at best; 100 by single warps, see `_split_product`) keep fp32's accuracy: what is left out is 2^-22
+of a product. The gradient of the bias is summed by the kernel that makes the weight's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Triton kernels of `linear` in fp32: each product as three TF32 products of the operands' high and low parts.
+"""Triton kernels of `linear` in fp32, products as three TF32 ones (see `_split_product`): two warps a program.
 
 The weight's gradient sums over all rows for few numbers: parts of the rows give every multiprocessor some, and their
 sums are added in a fixed order, so that the result does not depend on scheduling.
@@ -14,8 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
+from hybridzoo.ops._split_product import add_product
 
-PROGRAMS = 264  # two to a multiprocessor of an H100: of the large tile; three of the small one fit
+PROGRAMS = 528  # of the weight's gradient, four to a multiprocessor of an H100, as its registers allow
+ENOUGH = 384  # programs of a product, from which on a larger tile is worth its lower number
 
 
 @triton.jit
@@ -40,7 +42,7 @@ def product_kernel(
         else:
             a = tl.load(left, mask=ok_m & (ks < K - k)[None, :], other=0.0)
             b = tl.load(right, mask=ok_n & (ks < K - k)[:, None], other=0.0)
-        out = tl.dot(a, b, out, input_precision="tf32x3")
+        out = add_product(a, b, out)
         left += BK
         right += BK * wk
     if BIAS:
@@ -71,7 +73,7 @@ def weight_gradient_kernel(
         ok = rows < count - m
         a = tl.load(left, mask=ok[None, :] & ok_n, other=0.0)
         b = tl.load(right, mask=ok[:, None] & ok_k, other=0.0)
-        out = tl.dot(a, b, out, input_precision="tf32x3")
+        out = add_product(a, b, out)
         if BIAS:
             total += tl.sum(a, 1)
         left += BM * sdy
@@ -83,10 +85,12 @@ def weight_gradient_kernel(
 
 
 def _tile(rows: int, cols: int) -> dict[str, int]:
-    """Rows and columns of a program, its warps and stages: the large one where it still fills the GPU."""
-    if cdiv(rows, 128) * cdiv(cols, 64) >= PROGRAMS:
-        return {"BM": 128, "BN": 64 if cols > 32 else 32, "BK": 32, "num_warps": 8, "num_stages": 3, "maxnreg": 128}
-    return {"BM": 64, "BN": 64 if cols > 32 else 32, "BK": 32, "num_warps": 4, "num_stages": 3}
+    """Rows and columns of a program, and its step: the largest tile that still gives every multiprocessor enough."""
+    wide = not 0 < cols % 64 <= 32  # else half of a row of tiles would lie outside
+    for bm, bn in ((64, 64), (64, 32)) if wide else ((64, 32),):
+        if cdiv(rows, bm) * cdiv(cols, bn) >= ENOUGH:
+            return {"BM": bm, "BN": bn, "BK": 16, "num_warps": 2, "num_stages": 3}
+    return {"BM": 32, "BN": 32, "BK": 32, "num_warps": 2, "num_stages": 3}
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -122,9 +126,9 @@ def weight_gradient(dy: Tensor, x: Tensor, *, bias: bool) -> tuple[Tensor, Tenso
     dy, x = _unit(dy), _unit(x)
     rows, outputs = dy.shape
     inputs = x.shape[1]
-    tile = {"BM": 32, "BN": 64, "BK": 64, "num_warps": 4, "num_stages": 3}
+    tile = {"BM": 16, "BN": 64, "BK": 64, "num_warps": 2, "num_stages": 3}
     tiles = cdiv(outputs, tile["BN"]) * cdiv(inputs, tile["BK"])
-    parts = max(1, min(cdiv(rows, 4 * tile["BM"]), 3 * PROGRAMS // 2 // tiles))
+    parts = max(1, min(cdiv(rows, 8 * tile["BM"]), PROGRAMS // tiles))
     per = cdiv(cdiv(rows, parts), tile["BM"]) * tile["BM"]
     parts = cdiv(rows, per)
     partial = torch.empty((parts, outputs * (inputs + int(bias))), dtype=torch.float32, device=x.device)

@@ -18,7 +18,16 @@ _RELEASE = (
 _SOURCE = "https://github.com/google-research/long-range-arena"
 
 
-def _pathfinder(name: str, title: str, reader: str, size: int) -> dict[str, Any]:
+_EASIER = {"intermediate": "curv_contour_length_9", "easy": "curv_baseline"}
+
+
+def _pathfinder(name: str, title: str, reader: str, size: int, easier: str | None = None) -> dict[str, Any]:
+    """`easier`: a level that the benchmark does not score, as a set with a name of its own."""
+    made = f"hybridzoo data lra-pathfinder FOLDER --size {size}" + (f" --level {easier}" if easier else "")
+    folder = _EASIER[easier] if easier else "curv_contour_length_14"
+    needs = (
+        f"root = the folder that `{made}` makes, or {_RELEASE}: it holds pathfinder{size}/{folder}/{{imgs,metadata}}"
+    )
     return {
         "name": name,
         "title": title,
@@ -26,10 +35,9 @@ def _pathfinder(name: str, title: str, reader: str, size: int) -> dict[str, Any]
         "reader": f"hybridzoo.data.lra.read_images:{reader}",
         "license": "MIT (generator)",
         "source": "https://github.com/drewlinsley/pathfinder",
-        "protocols": (FREE, SAME),
-        "needs": f"root = the folder that `hybridzoo data lra-pathfinder FOLDER --size {size}` makes, or {_RELEASE}: "
-        f"it holds pathfinder{size}/curv_contour_length_14/{{imgs,metadata}}; level= takes intermediate or easy",
-        "options": ("level", "max_skipped"),
+        "protocols": (FREE,) if easier else (FREE, SAME),
+        "needs": needs if easier else f"{needs}; level= takes intermediate or easy",
+        "options": ("max_skipped",) if easier else ("level", "max_skipped"),
     }
 
 
@@ -94,5 +102,11 @@ SPECS: tuple[dict[str, Any], ...] = (
         "or 'hf:uoft-cs/cifar10' to read it through the `datasets` package",
     },
     _pathfinder("lra_pathfinder", "Long Range Arena: Pathfinder, 32 x 32", "read_pathfinder", 32),
+    *(
+        _pathfinder(
+            f"lra_pathfinder_{k}", f"Pathfinder, 32 x 32, {k} (not scored there)", f"read_pathfinder_{k}", 32, k
+        )
+        for k in _EASIER
+    ),
     _pathfinder("lra_pathx", "Long Range Arena: Path-X, Pathfinder at 128 x 128", "read_pathx", 128),
 )

@@ -15,7 +15,7 @@ from hybridzoo.data.collate import TextCollator
 from hybridzoo.data.lra.listops import ListOpsRules, write_listops
 from hybridzoo.data.lra.pathfinder_files import write_pathfinder
 from hybridzoo.data.lra.tokenizers import lra_tokenizer
-from hybridzoo.errors import ConfigError, InputError
+from hybridzoo.errors import ConfigError, DataError, InputError
 from hybridzoo.eval import evaluate, rescore
 from hybridzoo.eval.harness import run_task
 from hybridzoo.inference import TextPairClassifier, load_classifier
@@ -166,6 +166,22 @@ def test_pathfinder_from_files_to_a_result(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = built.eval()(pixel_values=pixels[:, None]).logits
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("level,contour", [("easy", 6), ("intermediate", 9)])
+def test_easier_levels_of_pathfinder_are_scored_by_tasks_of_their_own(tmp_path: Path, level: str, contour: int) -> None:
+    name = f"lra_pathfinder_{level}"
+    folder = write_pathfinder(tmp_path / "lra", 40, contour_length=contour)
+    model = {"name": "chela_image_test", "config": {"image_size": 32, "max_length": 1024}}
+    run = train(_recipe(model, {"name": name, "root": str(folder)}, [name]), tmp_path / "run")
+    (file,) = run.results
+    assert Path(file).parts[1] == name
+    same = load_data("lra_pathfinder", root=folder, level=level)
+    assert load_data(name, root=folder).info.sha256 == same.info.sha256
+    with pytest.raises(DataError, match="curv_contour_length_14"):
+        load_data("lra_pathfinder", root=folder)
+    with pytest.raises(DataError, match=f"--level {level}"):
+        load_data(name, root=tmp_path)
 
 
 def test_warm_up_with_a_power() -> None:

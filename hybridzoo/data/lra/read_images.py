@@ -82,6 +82,16 @@ def read_pathfinder(root: Path, protocol: str, seed: int, options: dict[str, Any
     return _read_pathfinder(root, protocol, options, 32, "lra_pathfinder")
 
 
+def read_pathfinder_intermediate(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
+    """The same with shorter paths, contours of 9 dashes; not the benchmark's."""
+    return _read_pathfinder(root, protocol, {"level": "intermediate", **options}, 32, "lra_pathfinder_intermediate")
+
+
+def read_pathfinder_easy(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
+    """The same with the shortest paths, contours of 6 dashes; not the benchmark's."""
+    return _read_pathfinder(root, protocol, {"level": "easy", **options}, 32, "lra_pathfinder_easy")
+
+
 def read_pathx(root: Path, protocol: str, seed: int, options: dict[str, Any]) -> Raw:
     """Images of 128 x 128 pixels."""
     return _read_pathfinder(root, protocol, options, 128, "lra_pathx")

@@ -168,7 +168,7 @@ def test_pathfinder_from_files_to_a_result(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("level,contour", [("easy", 6), ("intermediate", 9)])
+@pytest.mark.parametrize(("level", "contour"), [("easy", 6), ("intermediate", 9)])
 def test_easier_levels_of_pathfinder_are_scored_by_tasks_of_their_own(tmp_path: Path, level: str, contour: int) -> None:
     name = f"lra_pathfinder_{level}"
     folder = write_pathfinder(tmp_path / "lra", 40, contour_length=contour)

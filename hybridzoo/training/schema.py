@@ -83,6 +83,8 @@ class TrainingSection:
     max_steps: int | None = None  # stop after so many steps; the schedule then spans them instead of the epochs
     batch_size: int = 32  # samples per device and forward pass
     gradient_accumulation: int = 1  # forward passes per step; processes x batch_size x this = samples per step
+    length_warmup_ratio: float = 0.0  # share of all steps in which texts are cut, to a length that doubles from
+    length_warmup_start: int = 64  # so many tokens on; where one token among thousands decides, it is found sooner
     # Learning rate.
     learning_rate: float = 1e-3
     min_learning_rate: float = 0.0  # where cosine and linear end

@@ -25,6 +25,7 @@ from hybridzoo.training.callbacks import Ema, Guard, Signals
 from hybridzoo.training.checkpointed import CheckpointedTrainer
 from hybridzoo.training.datasets import as_is
 from hybridzoo.training.graphs import StepGraphs, check_graphs, padded
+from hybridzoo.training.length_warmup import check_length_warmup, cut, length_at
 from hybridzoo.training.losses import balanced_weights, classification_loss, validation_metrics
 from hybridzoo.training.objectives import LOWER_IS_BETTER, Objective, objective_of
 from hybridzoo.training.param_groups import param_groups
@@ -117,6 +118,9 @@ class ZooTrainer(CheckpointedTrainer):
         self.graphs: StepGraphs | None = None
         if t.cuda_graphs:
             check_graphs(t, arguments.world_size)
+        lengths = getattr(train_dataset, "lengths", None)
+        check_length_warmup(t, lengths, self.objective.classes)
+        self.longest = int(max(lengths)) if t.length_warmup_ratio and lengths is not None else 0
         self.check_every = 1 if on_cpu else _GPU_CHECK_EVERY
         self.guard = Guard(arguments.device, self.check_every)
         self.signals = Signals()
@@ -217,6 +221,9 @@ class ZooTrainer(CheckpointedTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward; a loss that is not finite is noted."""
+        if self.longest:
+            step, total = self.state.global_step, self.state.max_steps
+            inputs = cut(inputs, length_at(step, total, self.longest, self.recipe.training))
         if (
             self.recipe.training.cuda_graphs and self.args.device.type == "cuda"
         ):  # a CPU takes the same steps, unrecorded

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import ConfigError
 from hybridzoo.eval.metrics.generation import (
     FeatureStatistics,
@@ -270,9 +271,8 @@ def reference_features(network: FeatureNetwork, images: np.ndarray, data_sha256:
             path.unlink(missing_ok=True)  # half-written by a killed process
     features = network(images)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(staged, features=features)
-    os.replace(staged, path)
+    with whole_file(path) as staged, staged.open("wb") as file:
+        np.savez(file, features=features)
     return features
 
 

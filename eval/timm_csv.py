@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import DataError
 from hybridzoo.eval.schema import Result
 
@@ -53,6 +53,5 @@ def append_row(result: Result, path: Path) -> None:
     writer.writerow(row)
     if before and not before.endswith("\n"):
         before += "\n"
-    staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text(before + buffer.getvalue(), encoding="utf-8")
-    os.replace(staging, path)
+    with whole_file(path) as staged:
+        staged.write_text(before + buffer.getvalue(), encoding="utf-8")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.checkpoint_io import sha256_file
 from hybridzoo.errors import ConfigError, HybridzooError, SourceError
 
@@ -192,9 +192,8 @@ def _write_ref(path: Path, sha: str) -> None:
     if path.name == sha or (path.is_file() and path.read_text() == sha):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(sha)
-    os.replace(part, path)
+    with whole_file(path) as staged:
+        staged.write_text(sha)
 
 
 def _retried(fetch: Callable[[], str]) -> str:

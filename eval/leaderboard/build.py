@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo._paths import PACKAGE, asset_root
 from hybridzoo.errors import ConfigError, SourceError
 from hybridzoo.eval.leaderboard.render import csv_text, markdown
@@ -104,14 +103,7 @@ def bundle_board(results: Path | None, out: Path, *, repository: str | None = No
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.chmod(part, 0o644)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        with whole_file(path) as staged:
+            staged.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}; choose a folder with --out") from error

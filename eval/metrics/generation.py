@@ -10,7 +10,6 @@ Legend: N images, F features, K classes. Everything is computed in float64.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import DataError
 
 BLOCK = 2048  # rows of a distance matrix held at once
@@ -204,15 +204,11 @@ def save_images_npz(images: np.ndarray, path: str | Path, labels: np.ndarray | N
 def _save_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Whole or not at all; `.npz` is added where the name lacks it, as numpy does."""
     target = Path(path) if Path(path).suffix == ".npz" else Path(f"{path}.npz")
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with staged.open("wb") as file:
+        with whole_file(target) as staged, staged.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(staged, target)
     except OSError as error:
         raise DataError(f"cannot write {target} ({error.strerror or error}); give another path") from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def load_images_npz(path: str | Path) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.bench.environment import describe
 from hybridzoo.errors import DataError
 
@@ -47,9 +47,8 @@ def write_json(path: Path, kind: str, rows: list[dict[str, Any]], device: torch.
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(staged, path)
+    with whole_file(path) as staged:
+        staged.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

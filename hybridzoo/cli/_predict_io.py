@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.cli._table import text_table
 from hybridzoo.data.base import Skipped
 from hybridzoo.data.images import IMAGE_SUFFIXES
@@ -174,14 +173,7 @@ def check_output(path: Path) -> None:
 def write(path: Path, text: str) -> None:
     """Write a file, complete or not at all."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.resolve().parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with whole_file(path) as staged:
+            staged.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise SourceError(f"cannot write {path}: {error.strerror or error}") from error

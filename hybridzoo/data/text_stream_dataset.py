@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.data.text_stream import IGNORED, PackedStream, Sequences, encode_documents, pack
 from hybridzoo.data.text_stream_tokenizers import KEPT_FROM, kept_folder
 from hybridzoo.errors import DataError
@@ -50,10 +50,8 @@ def encode_split(tokenizer: Any, texts: Sequence[str], *, cache: Path | None = N
     tokens, starts = _encode(tokenizer, texts)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(staged, "wb") as file:
+        with whole_file(path) as staged, open(staged, "wb") as file:  # several runs may start together
             np.savez(file, tokens=tokens, starts=starts)
-        os.replace(staged, path)  # several runs that start together write the same file
     return tokens, starts
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import ConfigError, InputError
 
 SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2: the defaults of the zoo's language models
@@ -77,9 +78,8 @@ def kept_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
     tokenizer = train_lm_tokenizer(texts, vocab_size)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-        os.replace(staged, path)
+        with whole_file(path) as staged:
+            staged.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     return tokenizer
 
 

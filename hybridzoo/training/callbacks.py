@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import TrainingError
 
 
@@ -166,9 +167,8 @@ class JsonLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
             kept = [r for r in read_log(self.path) if r.get("step", 0) <= state.global_step]
-            replacement = self.path.with_suffix(".jsonl.tmp")
-            replacement.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-            os.replace(replacement, self.path)
+            with whole_file(self.path) as staged:
+                staged.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.errors import ConfigError, DataError, TrainingError
 from hybridzoo.training import checkpoints
 from hybridzoo.training.folder_lock import folder_lock
@@ -288,9 +289,8 @@ def _folder_errors(folder: Path) -> Any:
 
 def _write(path: Path, text: str) -> None:
     """Replace a small file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
 
 
 def _finished(folder: Path, recipe: Recipe, resume: str | bool | Path) -> Run | None:

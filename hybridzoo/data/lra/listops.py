@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.data.lra.words import PythonWords, block_seed
 from hybridzoo.errors import DataError
 
@@ -330,16 +331,11 @@ def write_listops(
     out.mkdir(parents=True, exist_ok=True)
     rows = _rows(sum(sizes.values()), seed, workers, rules, block, progress)
     for name, path in paths.items():
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-                writer.writerow(["Source", "Target"])
-                for _ in range(sizes[name]):
-                    writer.writerow(next(rows))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as staged, open(staged, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(["Source", "Target"])
+            for _ in range(sizes[name]):
+                writer.writerow(next(rows))
     facts = {"made_by": "hybridzoo data lra-listops", "seed": seed, "sizes": sizes, "block": block, **asdict(rules)}
     (out / MADE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return {name: sizes[name] for name in paths}

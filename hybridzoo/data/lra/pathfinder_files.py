@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from hybridzoo._atomic_file import whole_file
 from hybridzoo.data.lra.listops import MADE_FILE
 from hybridzoo.data.lra.pathfinder import PathfinderStream
 from hybridzoo.data.lra.pathfinder_rules import LEVEL_FOLDERS, PathfinderRules, rules_of
@@ -131,13 +132,11 @@ def write_batch(folder: Path, rules: PathfinderRules, seed: int, number: int, co
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     path = folder / "metadata" / f"{number}.npy"
-    temporary = path.with_name(f".{number}.tmp")
-    with open(temporary, "wb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         if metadata == "binary":
             np.save(file, np.array(rows), allow_pickle=False)
         else:
             file.write("".join(" ".join(row) + "\n" for row in rows).encode())
-    os.replace(temporary, path)
 
 
 def read_metadata(path: Path) -> list[list[str]]:

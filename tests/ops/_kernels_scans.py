@@ -51,22 +51,32 @@ def scan_case(
     return example_of(call)
 
 
+CHUNKED = {
+    "chunk_training": 4,
+    "keep": 2,
+    "keep_on_paths": 4,
+    "backward_fine": 2,
+    "chunk_inference": 4,
+    "enough_per_sm": 10**6,
+    "backward_enough_per_sm": 10**6,
+}
+WALKED = {
+    "chunk_training": 8,
+    "keep": 4,
+    "keep_on_paths": 8,
+    "backward_fine": 2,
+    "backward_sub": 2,
+    "backward_hold": False,
+    "chunk_inference": 4,
+    "enough_per_sm": 0,
+    "backward_enough_per_sm": 0,
+}
+
+
 def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
     """Name -> tuning constants and input. Chunks of 4 steps put several chunks and exact tails into short inputs."""
-    chunked = {
-        "chunk_training": 4,
-        "chunk_inference": 4,
-        "enough_per_sm": 10**6,
-        "backward_enough_per_sm": 10**6,
-    }
-    walked = {
-        "chunk_training": 4,
-        "chunk_inference": 4,
-        "enough_per_sm": 0,
-        "backward_enough_per_sm": 0,
-    }
     cases: dict[str, tuple[dict[str, Any], Example]] = {}
-    for way, tuning in (("chunked", chunked), ("walked", walked)):
+    for way, tuning in (("chunked", CHUNKED), ("walked", WALKED)):
         for L in (1, 4, 9) if way == "chunked" else (5,):
             cases[f"{way}-L{L}"] = (tuning, scan_case(1, L, 3, 2))
         cases[f"{way}-B2-groups-N3"] = (tuning, scan_case(2, 9, 6, 3, 2))
@@ -74,11 +84,11 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
         cases[f"{way}-seq_idx"] = (tuning, scan_case(2, 10, 4, 2, resets=True))
         cases[f"{way}-empty-segments"] = (tuning, scan_case(1, 12, 4, 2, cu=(0, 0, 5, 5, 11, 12, 12)))
         cases[f"{way}-extreme-dt"] = (tuning, scan_case(1, 9, 4, 2, scale=40.0))
-    cases["tiny-dt"] = (chunked, scan_case(1, 9, 4, 2, offset=-18.0))
-    cases["N64"] = (walked, scan_case(1, 3, 9, 64))
-    cases["strided"] = (chunked, scan_case(2, 6, 4, 2, strided=True))
-    cases["bf16"] = (chunked, scan_case(1, 9, 4, 2, dtype=torch.bfloat16))
-    cases["two-warp-tile"] = ({**chunked, "backward_tile": 8, "tile": 16, "backward_sub": 4}, scan_case(1, 9, 20, 2))
+    cases["tiny-dt"] = (CHUNKED, scan_case(1, 9, 4, 2, offset=-18.0))
+    cases["N64"] = (WALKED, scan_case(1, 3, 9, 64))
+    cases["strided"] = (CHUNKED, scan_case(2, 6, 4, 2, strided=True))
+    cases["bf16"] = (CHUNKED, scan_case(1, 9, 4, 2, dtype=torch.bfloat16))
+    cases["two-warp-tile"] = ({**CHUNKED, "backward_tile": 8, "tile": 16, "backward_sub": 4}, scan_case(1, 9, 20, 2))
     if DEVICE == "cuda":  # real sizes around the real chunks and tiles, as auto would run them
         usual: dict[str, Any] = {}
         for L in (63, 64, 65, 127, 129, 300):
@@ -226,24 +236,12 @@ def run_scan_2d() -> dict[str, Any]:
     from hybridzoo.ops.selective_scan import triton as launch
     from hybridzoo.ops.selective_scan_2d.custom_ops import scan_2d_op
 
-    chunked = {
-        "chunk_training": 4,
-        "chunk_inference": 4,
-        "enough_per_sm": 10**6,
-        "backward_enough_per_sm": 10**6,
-    }
-    walked = {
-        "chunk_training": 4,
-        "chunk_inference": 4,
-        "enough_per_sm": 0,
-        "backward_enough_per_sm": 0,
-    }
     cases: dict[str, tuple[dict[str, Any], Example]] = {
-        "hilbert-8": (chunked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
-        "hilbert-8-walked": (walked, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
-        "sweep-2": (chunked, scan_2d_case("sweep", 3, 3, 2, 1, 70, 1)),
-        "zigzag-4": (walked, scan_2d_case("zigzag", 1, 5, 4, 1, 3, 3)),
-        "bf16": (chunked, scan_2d_case("hilbert", 3, 4, 4, 1, 4, 2, torch.bfloat16)),
+        "hilbert-8": (CHUNKED, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
+        "hilbert-8-walked": (WALKED, scan_2d_case("hilbert", 3, 4, 8, 2, 5, 2)),
+        "sweep-2": (CHUNKED, scan_2d_case("sweep", 3, 3, 2, 1, 70, 1)),
+        "zigzag-4": (WALKED, scan_2d_case("zigzag", 1, 5, 4, 1, 3, 3)),
+        "bf16": (CHUNKED, scan_2d_case("hilbert", 3, 4, 4, 1, 4, 2, torch.bfloat16)),
     }
     if DEVICE == "cuda":
         for side, width in ((64, 48), (32, 96), (16, 320), (8, 130)):

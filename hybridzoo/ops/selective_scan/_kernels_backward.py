@@ -1,8 +1,10 @@
 """Triton kernels of the gradients of `selective_scan` (see `_kernels` for the legend).
 
-Within a chunk the states are recomputed from its start, one is parked every SUB steps, and the steps are then walked
-backwards SUB at a time with their states in registers. dB and dC are summed over the block's channels and written to
-one partial buffer per block, so there are no atomics and the result does not depend on scheduling.
+The forward kept a state every KEEP steps. From it the states are recomputed, one parked every FINE steps; then, last
+block first, from each of these again, one parked every SUB steps, and the steps of the block are walked backwards SUB
+at a time with their states in registers. So little is parked at a time that it stays in the cache: what was parked
+for a whole chunk went to memory and back. dB and dC are summed over the block's channels and written to one partial
+buffer per block, so there are no atomics and the result does not depend on scheduling.
 """
 
 # ruff: noqa: RUF005 (Triton has no tuple unpacking in a display)
@@ -65,12 +67,12 @@ def _recompute(
     SBC: tl.constexpr, SOFTPLUS: tl.constexpr, N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
     FULL: tl.constexpr, COUNT: tl.constexpr, SUB: tl.constexpr,
 ):  # fmt: skip
-    """The state COUNT steps after t; one is parked every SUB steps."""
+    """The state COUNT steps after t; one is parked every SUB steps if there is a place to `park` it."""
     many = rows_of(path, g, L, start, t, COUNT)
     deltas = get_steps(pd, many, sdl, md, FULL, COUNT, BD)
     us = get_steps(pu, many, sul, md, FULL, COUNT, BD)
     for i in tl.static_range(COUNT):
-        if i % SUB == 0:
+        if park is not None and i % SUB == 0:
             _park(park + i // SUB * (BD * NQ * W), h, NQ, BD * W)
         delta = deltas[i] + bi
         if SOFTPLUS:
@@ -88,10 +90,10 @@ def _steps_back(
     pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset,
     sul, sdl, szl, sgl, DM, md, w,
     SBC: tl.constexpr, SN: tl.constexpr, SPLITS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SUB: tl.constexpr, HOLD: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """SUB steps from t, forwards from the state before them, and back."""
+    """SUB steps from t, forwards from the state before them, and back; HOLD: their decays stay in registers."""
     pu = moved(path, pu, t * sul)
     pd = moved(path, pd, t * sdl)
     pz = moved(path, pz, t * szl)
@@ -115,7 +117,7 @@ def _steps_back(
     deltas = ()
     slopes = ()
     gs = ()
-    carried = ()
+    befores = ()
     decays = ()
     dzs = ()
     dCs = ()
@@ -130,7 +132,7 @@ def _steps_back(
         keep = 1.0
         if reset is not None:
             keep = 1.0 - tl.load(reset + at + t + i).to(tl.float32)
-        passed = ()
+        befores = befores + (h,)
         new = ()
         xs = ()
         for q in tl.static_range(NQ):
@@ -138,9 +140,7 @@ def _steps_back(
             if reset is not None:
                 x = x * keep
             xs = xs + (x,)
-            left = h[q] * x
-            passed = passed + (left,)
-            new = new + (left + drive[:, None] * B[q],)
+            new = new + (h[q] * x + drive[:, None] * B[q],)
         h = new
         if HAS_Z:
             C = get_turned(pbc + rows[i] * SBC + 2 * NQ * W, turn, NQ, W)
@@ -153,7 +153,6 @@ def _steps_back(
         deltas = deltas + (delta,)
         slopes = slopes + (slope,)
         gs = gs + (gy,)
-        carried = carried + (passed,)
         decays = decays + (xs,)
     dBs = ()
     d_us = ()
@@ -169,15 +168,19 @@ def _steps_back(
         through_B = sum_states(gained, B, NQ)
         back = ()
         sums = ()
-        inner = gained[0] * carried[i][0]  # gradient of delta A
-        d_delta = inner * a[0]
-        sums = sums + (sum_A[0] + inner * delta[:, None],)
-        back = back + (gained[0] * decays[i][0],)
-        for q in tl.static_range(1, NQ):
-            inner = gained[q] * carried[i][q]
+        d_delta = delta[:, None] * 0.0
+        for q in tl.static_range(NQ):
+            if HOLD:
+                x = decays[i][q]
+            else:
+                x = tl.exp2(delta[:, None] * a[q])
+                if reset is not None:
+                    x = x * (1.0 - tl.load(reset + at + t + i).to(tl.float32))
+            left = gained[q] * x
+            inner = left * befores[i][q]  # gradient of delta A
             d_delta += inner * a[q]
             sums = sums + (sum_A[q] + inner * delta[:, None],)
-            back = back + (gained[q] * decays[i][q],)
+            back = back + (left,)
         grad = back
         sum_A = sums
         d_dt = (tl.sum(d_delta, 1) * LN2 + through_B * us[i]) * slopes[i]
@@ -199,6 +202,59 @@ def _steps_back(
 
 
 @triton.jit
+def _block_back(
+    h, grad, sum_A, sum_D, sum_bias, a, first, T, start, at, path, g, L,
+    pu, pd, pz, pg, pbc, turn, park, pdu, pdd, pdz, pdbc, bi, Dv, reset,
+    sul, sdl, szl, sgl, DM, md, w,
+    SBC: tl.constexpr, SN: tl.constexpr, SPLITS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SUB: tl.constexpr, HOLD: tl.constexpr,
+    N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
+    UN: tl.constexpr, STAGES: tl.constexpr, BACK_STAGES: tl.constexpr, PARKED: tl.constexpr,
+):  # fmt: skip
+    """T steps from step `first`, from the state before them: recomputed, parked, and walked back."""
+    tl.debug_barrier()  # the last block's parked states have been read
+    full = T // UN * UN
+    spare = park + (PARKED - 1) * (BD * NQ * W)  # what is parked there is not read
+    for k in tl.range(0, full, UN, num_stages=STAGES):
+        t = first + k
+        h = _recompute(
+            h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn,
+            park + k // SUB * (BD * NQ * W), bi, reset, at, path, g, L, start,
+            t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, UN, SUB,
+        )  # fmt: skip
+    # steps that do not fill a SUB are parked and walked back one by one
+    paired = T // SUB * SUB
+    for k in range(full, T):
+        t = first + k
+        if k % SUB == 0 or k >= paired:
+            _park(park + (k // SUB + tl.maximum(k - paired, 0)) * (BD * NQ * W), h, NQ, BD * W)
+        h = _recompute(
+            h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn,
+            spare, bi, reset, at, path, g, L, start,
+            t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, 1, SUB,
+        )  # fmt: skip
+    tl.debug_barrier()
+    if SUB > 1:
+        for m in range(0, T - paired):
+            k = T - 1 - m
+            h = _unpark(park + (paired // SUB + k - paired) * (BD * NQ * W), NQ, BD * W)
+            grad, sum_A, sum_D, sum_bias = _steps_back(
+                h, grad, sum_A, sum_D, sum_bias, a, first + k, start, at, path, g, L,
+                pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w,
+                SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, 1, HOLD, N, NQ, W, BD, FULL,
+            )  # fmt: skip
+    for m in tl.range(0, paired, SUB, num_stages=BACK_STAGES):
+        k = paired - SUB - m
+        h = _unpark(park + k // SUB * (BD * NQ * W), NQ, BD * W)
+        grad, sum_A, sum_D, sum_bias = _steps_back(
+            h, grad, sum_A, sum_D, sum_bias, a, first + k, start, at, path, g, L,
+            pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w,
+            SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, SUB, HOLD, N, NQ, W, BD, FULL,
+        )  # fmt: skip
+    return grad, sum_A, sum_D, sum_bias
+
+
+@triton.jit
 def gradient_kernel(
     u, dt, z, gy, A, BC, D, bias, reset, path, kept, carry, d_final, park,
     du, ddt, dz, dA, dBC, dD, dbias, d_init,
@@ -206,8 +262,8 @@ def gradient_kernel(
     sub, sul, sdb, sdl, szb, szl,
     G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     ONE_PASS: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr,
-    SPLITS: tl.constexpr, PARKED: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
-    BACK_STAGES: tl.constexpr,
+    SPLITS: tl.constexpr, PARKED: tl.constexpr, SLOTS: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
+    BACK_STAGES: tl.constexpr, CHUNK: tl.constexpr, KEEP: tl.constexpr, FINE: tl.constexpr, HOLD: tl.constexpr,
 ):  # fmt: skip
     """A program takes every share-th chunk (in ONE_PASS segment) of its block of channels."""
     blk = tl.program_id(0) % blocks
@@ -215,7 +271,7 @@ def gradient_kernel(
     g, d, md, w, dn = place(blk, DG, NBG, N, BD, W)
     a = scaled(get_tiles(A + dn, md, w, True, N, NQ, W, BD, FULL), LOG2E, NQ)
     slot = (tl.arange(0, BD) * W)[:, None] + w[None, :]
-    park += tl.program_id(0).to(tl.int64) * PARKED * BD * NQ * W
+    park += tl.program_id(0).to(tl.int64) * SLOTS * BD * NQ * W
     bi = 0.0
     if bias is not None:
         bi = get(bias + d, md, FULL)
@@ -262,48 +318,31 @@ def gradient_kernel(
                 pz = z + b * szb + origin * szl + d
                 pdz = dz + po
             at = b * L + start
-            h = get_tiles(kept + c * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
-            tl.debug_barrier()  # the last chunk's parked states have been read
-            full = T // UN * UN
-            spare = park + (PARKED - 1) * (BD * NQ * W)  # what is parked there is not read
-            for t in tl.range(0, full, UN, num_stages=STAGES):
-                ou = moved(path, pu, t * sul)
-                od = moved(path, pd, t * sdl)
-                obc = moved(path, pbc, t * SBC)
-                h = _recompute(
-                    h, a, ou, od, obc, turn, park + t // SUB * (BD * NQ * W) + slot, bi, reset, at, path, g, L, start,
-                    t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, UN, SUB,
-                )  # fmt: skip
-            # steps that do not fill a SUB are parked and walked back one by one
-            paired = T // SUB * SUB
-            for t in range(full, T):
-                where = t // SUB + tl.maximum(t - paired, 0)
-                if t % SUB == 0 or t >= paired:
-                    _park(park + where * (BD * NQ * W) + slot, h, NQ, BD * W)
-                h = _recompute(
-                    h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn,
-                    spare + slot, bi, reset, at, path, g, L, start,
-                    t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, 1, SUB,
-                )  # fmt: skip
-            tl.debug_barrier()
-            for m in range(0, T - paired):
-                t = T - 1 - m
-                h = _unpark(park + (paired // SUB + t - paired) * (BD * NQ * W) + slot, NQ, BD * W)
-                grad, sum_A, sum_D, sum_bias = _steps_back(
-                    h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
-                    pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
-                    sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS,
-                    D is not None, z is not None, SOFTPLUS, 1, N, NQ, W, BD, FULL,
-                )  # fmt: skip
-            for m in tl.range(0, paired, SUB, num_stages=BACK_STAGES):
-                t = paired - SUB - m
-                h = _unpark(park + t // SUB * (BD * NQ * W) + slot, NQ, BD * W)
-                grad, sum_A, sum_D, sum_bias = _steps_back(
-                    h, grad, sum_A, sum_D, sum_bias, a, t, start, at, path, g, L,
-                    pu, pd, pz, pg, pbc, turn, du + po, ddt + po, pdz, dBC + pn, bi, Dv, reset,
-                    sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS,
-                    D is not None, z is not None, SOFTPLUS, SUB, N, NQ, W, BD, FULL,
-                )  # fmt: skip
+            for j in range(0, tl.cdiv(T, KEEP)):
+                block = tl.cdiv(T, KEEP) - 1 - j
+                far = block * KEEP
+                many = tl.minimum(T - far, KEEP)
+                h = get_tiles(kept + (c * (CHUNK // KEEP) + block) * DM * N + dn, md, w, True, N, NQ, W, BD, FULL)
+                if FINE < KEEP:
+                    for f in range(0, tl.cdiv(many, FINE)):
+                        _park(park + (PARKED + f) * (BD * NQ * W) + slot, h, NQ, BD * W)
+                        if (f + 1) * FINE < many:
+                            for t in tl.range(far + f * FINE, far + (f + 1) * FINE, UN, num_stages=STAGES):
+                                h = _recompute(
+                                    h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC),
+                                    turn, None, bi, reset, at, path, g, L, start,
+                                    t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, UN, SUB,
+                                )  # fmt: skip
+                for f in range(0, tl.cdiv(many, FINE)):
+                    part = tl.cdiv(many, FINE) - 1 - f
+                    if FINE < KEEP:
+                        h = _unpark(park + (PARKED + part) * (BD * NQ * W) + slot, NQ, BD * W)
+                    grad, sum_A, sum_D, sum_bias = _block_back(
+                        h, grad, sum_A, sum_D, sum_bias, a, far + part * FINE, tl.minimum(many - part * FINE, FINE),
+                        start, at, path, g, L, pu, pd, pz, pg, pbc, turn, park + slot, du + po, ddt + po, pdz, dBC + pn,
+                        bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS, D is not None, z is not None,
+                        SOFTPLUS, SUB, HOLD, N, NQ, W, BD, FULL, UN, STAGES, BACK_STAGES, PARKED,
+                    )  # fmt: skip
         if ONE_PASS:
             put_tiles(d_init + seg * DM * N + dn, grad, md, w, True, N, NQ, W, BD, FULL)
     put_tiles(dA + own * DM * N + dn, sum_A, md, w, True, N, NQ, W, BD, FULL)

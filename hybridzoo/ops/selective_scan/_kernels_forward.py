@@ -70,15 +70,18 @@ def _steps(
 
 @triton.jit
 def output_kernel(
-    u, dt, z, A, Bm, Cm, D, bias, reset, path, init, y, kept, final,
+    u, dt, z, A, Bm, Cm, D, bias, reset, path, init, states, y, kept, final,
     chunk_seg, chunk_start, chunk_len, seg_chunk, DM, DG, NBG, L,
     sub, sul, sdb, sdl, szb, szl, sbb, sbg, scb, scg,
     SBL: tl.constexpr, SCL: tl.constexpr,
     N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    ONE_PASS: tl.constexpr, KEEP: tl.constexpr, CHUNK: tl.constexpr,
+    ONE_PASS: tl.constexpr, KEEP: tl.constexpr, PER: tl.constexpr,
     NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Output, from the state in `kept` chunk by chunk, or in ONE_PASS over a segment, writing `kept` if KEEP."""
+    """Output, from the state in `states` chunk by chunk, or in ONE_PASS over a segment.
+
+    KEEP: a state is kept every KEEP steps, PER of them in a chunk; 0: none.
+    """
     g, d, md, w, dn = place(tl.program_id(0), DG, NBG, N, BD, W)
     a = scaled(get_tiles(A + dn, md, w, False, N, NQ, W, BD, FULL), LOG2E, NQ)
     c = tl.program_id(1).to(tl.int64)
@@ -98,7 +101,7 @@ def output_kernel(
         seg = tl.load(chunk_seg + c).to(tl.int64)
         start = tl.load(chunk_start + c).to(tl.int64)
         T = tl.load(chunk_len + c)
-        h = get_tiles(kept + c * DM * N + dn, md, w, False, N, NQ, W, BD, FULL)
+        h = get_tiles(states + c * DM * N + dn, md, w, False, N, NQ, W, BD, FULL)
     b = 0 if PACKED else seg
     bi = 0.0
     if bias is not None:
@@ -120,9 +123,9 @@ def output_kernel(
     at = b * L + start
     full = T // UN * UN
     for t in tl.range(0, full, UN, num_stages=STAGES):  # loads of 4 bytes a thread and more are copied ahead
-        if ONE_PASS and KEEP:
-            if t % CHUNK == 0:
-                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
+        if KEEP > 0:
+            if t % KEEP == 0:
+                put_tiles(kept + (c * PER + t // KEEP) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
         h = _steps(
             h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w, SBL, SCL,
             D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, UN,
@@ -134,9 +137,9 @@ def output_kernel(
         oc = moved(path, oc, UN * SCL)
         py = moved(path, py, UN * DM)
     for t in range(full, T):
-        if ONE_PASS and KEEP:
-            if t % CHUNK == 0:
-                put_tiles(kept + (c + t // CHUNK) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
+        if KEEP > 0:
+            if t % KEEP == 0:
+                put_tiles(kept + (c * PER + t // KEEP) * DM * N + dn, h, md, w, False, N, NQ, W, BD, FULL)
         h = _steps(
             h, a, pu, pd, pz, ob, oc, py, bi, Dv, reset, at, path, g, L, start, t, sul, sdl, szl, DM, md, w, SBL, SCL,
             D is not None, z is not None, SOFTPLUS, N, NQ, W, BD, FULL, 1,

@@ -29,10 +29,10 @@ def _kept_torch(u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> tuple[int, .
 
 
 def _kept_triton(u: Tensor, A: Tensor, cu_seqlens: Tensor | None) -> tuple[int, ...]:
-    from hybridzoo.ops.selective_scan.triton import kept_chunks
+    from hybridzoo.ops.selective_scan.triton import kept_states
 
     segments = None if cu_seqlens is None else _segments(u, cu_seqlens)
-    return (kept_chunks(u.shape[1], u.shape[0], segments), A.shape[0], A.shape[1])
+    return (kept_states(u.shape[1], u.shape[0], segments), A.shape[0], A.shape[1])
 
 
 def _define(name: str, module: str, kept_shape: Callable[..., tuple[int, ...]]) -> Scan:

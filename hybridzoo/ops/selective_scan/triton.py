@@ -17,7 +17,9 @@ from hybridzoo.ops.selective_scan._kernels_forward import output_kernel
 class Tuning(NamedTuple):
     """Constants that decide speed only; `hybridzoo bench ops` sweeps them."""
 
-    chunk_training: int = 64  # steps between kept states: 4 N / 64 bytes per (step, channel)
+    chunk_training: int = 64
+    keep: int = 16  # steps between kept states: 4 N / 16 bytes per (step, channel)
+    keep_on_paths: int = 64  # the same with paths, where a position has the channels of all directions
     chunk_inference: int = 128
     chunk_least: int = 32  # of inference, where longer chunks would leave the device idle
     filled_per_sm: int = 16  # programs that walk chunks, from which on the device is busy
@@ -30,11 +32,14 @@ class Tuning(NamedTuple):
     carry_unroll: int = 8
     backward_tile: int = 512
     backward_unroll: int = 4
-    backward_stages: int = 2  # of the walk back; each more takes 17 KB of shared memory a program
-    backward_sub: int = 2  # 2 steps fit into 255 registers without spilling, 4 do not
+    backward_state_stages: int = 1  # of its walks forwards, and of the walk back: more copy loads ahead into shared
+    backward_stages: int = 1  # memory, 17 KB a program
+    backward_fine: int = 16
+    backward_sub: int = 1
+    backward_hold: bool = True
     backward_warps: int = 1
-    backward_registers: int = 255  # at most, a thread
-    programs_per_sm: int = 8  # of the backward, as many as its registers let run at once
+    backward_registers: int = 168  # at most, a thread
+    programs_per_sm: int = 12  # of the backward, as many as its registers let run at once
     enough_per_sm: int = 4  # programs that walk whole segments, from which on chunks are not worth a second pass
     backward_enough_per_sm: int = 6
 
@@ -198,11 +203,16 @@ def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
     return (0,) * n if x is None else x.stride()[:n]
 
 
-def kept_chunks(length: int, batch: int, segments: int | None) -> int:
+def _keep_every(paths: bool) -> int:
+    """Steps between kept states; a chunk is a multiple of them."""
+    return min(TUNING.keep_on_paths if paths else TUNING.keep, TUNING.chunk_training)
+
+
+def kept_states(length: int, batch: int, segments: int | None, paths: bool = False) -> int:
     """How many states a training forward keeps."""
-    if segments is None:
-        return batch * -(-length // TUNING.chunk_training)
-    return -(-length // TUNING.chunk_training) + segments
+    chunks = cdiv(length, TUNING.chunk_training)
+    chunks = batch * chunks if segments is None else chunks + segments
+    return chunks * (TUNING.chunk_training // _keep_every(paths))
 
 
 def scan_forward(
@@ -221,7 +231,7 @@ def scan_forward(
     keep: bool,
     path: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, final states (S, D, N), and the states at chunk starts (chunks, D, N), or nothing unless `keep`.
+    """Output, final states (S, D, N), and a state every few steps (`kept_states`, D, N), or nothing unless `keep`.
 
     With `path` (G, L) int32, the order in which each group of channels walks the rows, u has one group's channels.
     """
@@ -231,27 +241,30 @@ def scan_forward(
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
     y = (torch.zeros if run.packed else torch.empty)(dt.shape, dtype=u.dtype, device=u.device)
     final = run.empty(run.segments, run.channels, run.states)
-    kept = run.empty(0)
+    every = _keep_every(path is not None) if keep else 0
+    per = plan.chunk // every if keep else 0
+    # short chunks leave some states out: zeros, so that what is returned is always the same
+    make = torch.zeros if run.packed or run.length % plan.chunk else torch.empty
+    kept = make((run.chunks * per, run.channels, run.states), device=u.device)
+    states = None
     tiles = run.tiles(softplus)
     if not plan.one_pass:
-        kept, sums, alive = run.chunk_buffers()
+        states, sums, alive = run.chunk_buffers()
         launch(chunk_state_kernel, (plan.blocks, run.chunks),
-            u, dt, A, B, dt_bias, run.reset, path, kept, sums, alive, seg, start, size, *run.dims, run.length,
+            u, dt, A, B, dt_bias, run.reset, path, states, sums, alive, seg, start, size, *run.dims, run.length,
             *_strides(u, 2), *_strides(dt, 2), B.stride(0), B.stride(2),
             SBL=B.stride(1), UN=TUNING.state_unroll, STAGES=TUNING.stages, **tiles,
         )  # fmt: skip
-        run.carry(A, initial_state, kept, sums, alive, final, back=False)
-    elif keep:
-        kept = run.empty(run.chunks, run.channels, run.states)
+        run.carry(A, initial_state, states, sums, alive, final, back=False)
     launch(output_kernel, (plan.blocks, run.work),
-        u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, y, kept, final, seg, start, size, seg_chunk,
-        *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
+        u, dt, z, A, B, C, D, dt_bias, run.reset, path, initial_state, states, y, kept, final,
+        seg, start, size, seg_chunk, *run.dims, run.length, *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         B.stride(0), B.stride(2), C.stride(0), C.stride(2), SBL=B.stride(1), SCL=C.stride(1),
-        ONE_PASS=plan.one_pass, KEEP=keep, CHUNK=plan.chunk, UN=min(TUNING.unroll, plan.chunk),
+        ONE_PASS=plan.one_pass, KEEP=every, PER=per, UN=min(TUNING.unroll, every or plan.chunk),
         STAGES=TUNING.stages,
         **tiles,
     )  # fmt: skip
-    return y, final, kept if keep else run.empty(0)
+    return y, final, kept
 
 
 def scan_backward(
@@ -298,21 +311,26 @@ def scan_backward(
         run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
     # as many programs as run at once; each sums the gradients of the weights over what it does
     at_once = TUNING.programs_per_sm * _multiprocessors(u.device)
-    share = max(1, min(run.work, at_once // plan.blocks))
+    visits = cdiv(run.work, max(1, min(run.work, at_once // plan.blocks)))
+    share = cdiv(run.work, visits)
     dA = run.empty(share, run.channels, run.states)
     dD = None if D is None else run.empty(share, run.channels)
     dbias = None if dt_bias is None else run.empty(share, run.channels)
-    sub = min(TUNING.backward_sub, plan.chunk)
-    unroll = max(sub, min(TUNING.backward_unroll, plan.chunk))
-    parked = plan.chunk // sub + sub + 1
+    every = _keep_every(path is not None)
+    fine = min(TUNING.backward_fine, every)
+    sub = min(TUNING.backward_sub, fine)
+    unroll = max(sub, min(TUNING.backward_unroll, fine))
+    parked = fine // sub + sub + 1
+    slots = parked + (every // fine if fine < every else 0)
     splits = min(plan.BD * plan.W // plan.NP, plan.W).bit_length() - 1
     launch(gradient_kernel, (plan.blocks * share,),
         u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,
-        run.empty(plan.blocks * share, parked, plan.BD, plan.NP), du, ddt, dz, dA, dBC, dD, dbias, d_init,
+        run.empty(plan.blocks * share, slots, plan.BD, plan.NP), du, ddt, dz, dA, dBC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
-        G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, UN=unroll,
-        STAGES=TUNING.stages, BACK_STAGES=TUNING.backward_stages, maxnreg=TUNING.backward_registers, **tiles,
+        G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, SLOTS=slots, UN=unroll,
+        STAGES=TUNING.backward_state_stages, BACK_STAGES=TUNING.backward_stages, CHUNK=plan.chunk, KEEP=every,
+        FINE=fine, HOLD=TUNING.backward_hold, maxnreg=TUNING.backward_registers, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

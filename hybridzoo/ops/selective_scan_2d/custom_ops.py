@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.ops._autograd import eager_form
-from hybridzoo.ops.selective_scan.triton import kept_chunks, scan_backward, scan_forward
+from hybridzoo.ops.selective_scan.triton import kept_states, scan_backward, scan_forward
 
 Outputs = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -83,7 +83,8 @@ def scan_2d_op(
 
 @scan_2d_op.register_fake
 def _(u, dt, A, B, C, D, dt_bias, paths, softplus, keep):
-    kept = (kept_chunks(u.shape[1], u.shape[0], None), A.shape[0] * A.shape[1], A.shape[2]) if keep else (0,)
+    states = kept_states(u.shape[1], u.shape[0], None, paths=True)
+    kept = (states, A.shape[0] * A.shape[1], A.shape[2]) if keep else (0,)
     return u.new_empty(u.shape), u.new_empty(kept, dtype=torch.float32)
 
 

@@ -7,7 +7,6 @@ methods of `Kind`; harness, result files, rescoring and command line are the sam
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hybridzoo import registry
-from hybridzoo.eval.schema import Metric, ResultError
+from hybridzoo.eval.schema import Metric, ResultError, read_scored
 
 FORMAT = 1
 # task of a model -> its Kind
@@ -107,11 +106,4 @@ class RecordFile:
     @classmethod
     def read(cls, path: str | Path, sha256: str | None = None) -> RecordFile:
         """Read a file; with `sha256`, only if it is that file."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise ResultError(f"{path} cannot be read ({error.strerror})") from error
-        found = hashlib.sha256(data).hexdigest()
-        if sha256 is not None and found != sha256:
-            raise ResultError(f"{path} is not the file that was scored (sha256 {found[:12]}…, expected {sha256[:12]}…)")
-        return cls.from_bytes(data, where=str(path))
+        return cls.from_bytes(read_scored(path, sha256), where=str(path))

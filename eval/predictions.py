@@ -8,7 +8,6 @@ the line holds the five best classes and the probabilities that the metrics need
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from hybridzoo.eval.metrics import (
     reliability,
     top_k_hits,
 )
-from hybridzoo.eval.schema import Metric, ResultError
+from hybridzoo.eval.schema import Metric, ResultError, read_scored
 from hybridzoo.eval.tasks import Task
 
 FORMAT = 1
@@ -135,14 +134,7 @@ class PredictionFile:
     @classmethod
     def read(cls, path: str | Path, sha256: str | None = None) -> PredictionFile:
         """Read a file; with `sha256`, only if it is that file."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise ResultError(f"{path} cannot be read ({error.strerror})") from error
-        found = hashlib.sha256(data).hexdigest()
-        if sha256 is not None and found != sha256:
-            raise ResultError(f"{path} is not the file that was scored (sha256 {found[:12]}…, expected {sha256[:12]}…)")
-        return cls.from_bytes(data, where=str(path))
+        return cls.from_bytes(read_scored(path, sha256), where=str(path))
 
 
 def _round(value: float) -> float:

@@ -8,6 +8,7 @@ A correction is a new file that names the old one in `supersedes`. Light to impo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -321,6 +322,22 @@ def read_results(results: str | Path) -> list[tuple[Path, Result]]:
         check_location(result, path, results)
         found.append((path, result))
     return found
+
+
+def read_scored(path: str | Path, sha256: str | None = None) -> bytes:
+    """The file that a result was computed from; with `sha256`, only if it is that very file.
+
+    Raises:
+        ResultError: it cannot be read, or is another.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ResultError(f"{path} is not the file that was scored (sha256 {found[:12]}…, expected {sha256[:12]}…)")
+    return data
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -46,8 +46,9 @@ for row in selftest("cpu", OP):
     if row.backend == "triton":
         results[row.example] = "" if row.ok else f"{row.worst} {row.error:.1e} > {row.tolerance:.1e} {row.detail}"
 
-importlib.import_module(f"hybridzoo.ops.{OP}.custom_op")
-torch.use_deterministic_algorithms(False)
-torch.library.opcheck(getattr(torch.ops.hybridzoo, OP).default, opcheck_arguments())
-results["opcheck"] = ""
+if OP != "concat_last":  # it has no operator for graphs
+    importlib.import_module(f"hybridzoo.ops.{OP}.custom_op")
+    torch.use_deterministic_algorithms(False)
+    torch.library.opcheck(getattr(torch.ops.hybridzoo, OP).default, opcheck_arguments())
+    results["opcheck"] = ""
 print(json.dumps(results))

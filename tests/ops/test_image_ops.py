@@ -33,6 +33,7 @@ OPS = [
     "conv2d_relu",
     "linear",
     "rank_product",
+    "concat_last",
     "add_layer_norm",
     "scaled_residual",
 ]

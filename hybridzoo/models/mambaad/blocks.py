@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridzoo.errors import InputError
 from hybridzoo.layers.autocast import autocast_dtype
-from hybridzoo.models.mambaad.step_sizes import project, remade
+from hybridzoo.models.mambaad.step_sizes import project, remade, split
 from hybridzoo.ops.add_layer_norm import add_layer_norm
 from hybridzoo.ops.depthwise_conv2d import depthwise_conv2d
 from hybridzoo.ops.dispatch import exporting
@@ -97,7 +97,7 @@ class SelectiveScans(nn.Module):
     def _scan(self, seq: Tensor, paths: Tensor, x_proj: Tensor, A: Tensor, D: Tensor, bias: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         projected = linear(seq, x_proj).unflatten(2, (A.shape[0], -1))  # (B, L, K, R + 2 N)
-        rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=3)
+        rank, B, C = split(projected, self.dt_rank, self.d_state)
         rank, weight = rank.flatten(0, 1), self.dt_projs_weight.to(rank.dtype)
         dt = project(rank, weight)  # (B L, K, D)
         with remade(dt, rank, weight):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridzoo.ops.concat_last import concat_last
 from hybridzoo.ops.rank_product import rank_product, rank_product_gradients
 
 
@@ -28,6 +29,26 @@ class _Project(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         return rank_product_gradients(grad, *ctx.saved_tensors)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, first: int, rest: int) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.widths = x.shape, (first, rest, rest)
+        return x.split(ctx.widths, dim=-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        rows = (g.flatten(0, -3) for g in grads)
+        return concat_last(*rows).view(ctx.shape), None, None
+
+
+def split(x: Tensor, first: int, rest: int) -> tuple[Tensor, ...]:
+    """(B, L, K, first + 2 rest) -> views of its last axis: ranks, B, C."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return x.split([first, rest, rest], dim=-1)
+    return _Split.apply(x, first, rest)
 
 
 def project(rank: Tensor, weight: Tensor) -> Tensor:

@@ -275,6 +275,24 @@ def test_presets():
     assert (options.qk_proj, options.value_source, options.gate_act) == ("separate", "conv", "sigmoid")
     assert ChelaConfig(preset="literal", mixer_options={"gate_act": "silu"}).options().gate_act == "silu"
     assert ChelaConfig().options() == ChelaOptions()
+    averaged = ChelaConfig(preset="averaged", mixer_options={"z_width": 8}).options()
+    assert (averaged.feature_map, averaged.attn_norm, averaged.z_width) == ("elu1", "denominator", 8)
+
+
+def test_averaged_layers_start_no_larger_than_what_they_are_added_to():
+    """The default's do on long rows: its norm makes one vector, the same at all positions, as large as the states."""
+    ids = torch.randint(3, 18, (2, 700), generator=torch.Generator().manual_seed(0))
+    means = {}
+    for preset in ("default", "averaged"):
+        torch.manual_seed(0)
+        model = build_model("chela_lra_listops", preset=preset, initializer_range=0.1).eval()
+        found: list[float] = []
+        for layer in model.encoder.layers:
+            layer.mix.register_forward_hook(lambda m, x, y, found=found: found.append(float(y.norm() / x[0].norm())))
+        with torch.no_grad():
+            model(ids)
+        means[preset] = sum(found) / len(found)
+    assert means["averaged"] < 1 < means["default"]
 
 
 @pytest.mark.parametrize(

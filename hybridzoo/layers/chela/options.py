@@ -112,5 +112,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gate_act": "sigmoid",
         "gate_residual": "add",
     },
+    # With the default's signed weights the sum of thousands of values points the same way everywhere, whatever the
+    # query, and the norm after it makes that one vector as large as the states: see docs/models/chela.md.
+    "averaged": {"feature_map": "elu1", "attn_norm": "denominator"},
 }
-"""Named sets of choices: the reconstruction, and the plainest reading of the summaries."""
+"""Named sets of choices: the reconstruction, the plainest reading of the summaries, and weights that are a mean's."""

@@ -29,8 +29,9 @@ class ChelaConfig(DecoderConfig):
         max_length: longest sequence, in tokens or pixels.
         mixer: "chela", or a baseline: "mega" (moving average and gated attention), "attention" (softmax, with rotary
             positions).
-        preset: "default", or "literal": the plainest reading of the summaries (separate q and k, values from the
-            convolutions, sigmoid gate).
+        preset: "default"; "literal": the plainest reading of the summaries (separate q and k, values from the
+            convolutions, sigmoid gate); "averaged": positive features and their sum as the denominator, which starts
+            calmly on thousands of positions.
         mixer_options: fields of `ChelaOptions` that differ from the preset; for "mega" z_width, value_width, averages,
             attention ("softmax" or "laplace") and chunk_size; for "attention" num_heads.
         norm: "layer", "rms", "scale", "batch" or "none".
@@ -60,7 +61,7 @@ class ChelaConfig(DecoderConfig):
     ffn_hidden_size: int = 160
     max_length: int = 2048
     mixer: Literal["chela", "mega", "attention"] = "chela"
-    preset: Literal["default", "literal"] = "default"
+    preset: Literal["default", "literal", "averaged"] = "default"
     mixer_options: dict[str, Any] | None = None
     norm: Literal["layer", "rms", "scale", "batch", "none"] = "layer"
     pre_norm: bool = False

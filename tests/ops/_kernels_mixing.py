@@ -132,7 +132,15 @@ def delta_case(
     return example_of(call)
 
 
+DELTA_VARIANTS: dict[str, dict[str, Any]] = {  # a name's second word -> other constants of the launches
+    "otherwise": {"heads_first": True, "keep": True, "local_in_walk": True, "fused": True},
+    "fused": {"fused": True},
+    "kept": {"keep": True},
+}
+
+
 def run_delta() -> dict[str, Any]:
+    from hybridzoo.ops.delta_rule import triton as launches
     from hybridzoo.ops.delta_rule.custom_ops import delta_rule_triton_op
 
     cases = {
@@ -143,8 +151,14 @@ def run_delta() -> dict[str, Any]:
         "alike": delta_case(1, 64, 1, 8, 8, alike=0.95),
         "empty-segments": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
         "fp16": delta_case(1, 70, 2, 16, 16, torch.float16),  # the interpreter has no matrix products of bf16
+        "T130-B2-H2 otherwise": delta_case(2, 130, 2, 20, 36),
+        "T64 fused": delta_case(1, 64, 1, 16, 70, state=False),
+        "T70 kept": delta_case(1, 70, 2, 8, 8),
+        "empty-segments otherwise": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
     }
     if DEVICE == "cuda":
+        for variant in DELTA_VARIANTS:
+            cases[f"real {variant} bf16"] = delta_case(2, 1000, 4, 128, 128, torch.bfloat16)
         cases["real"] = delta_case(2, 1000, 4, 128, 128)
         cases["real-alike"] = delta_case(2, 500, 4, 128, 128, alike=0.9)
         cases["real-bf16"] = delta_case(2, 1000, 4, 128, 128, torch.bfloat16)
@@ -154,13 +168,17 @@ def run_delta() -> dict[str, Any]:
         cases["real-packed"] = delta_case(1, 3000, 2, 128, 128, cu=(0, 5, 5, 1000, 1001, 3000))
     by_name = {b.name: b for b in get_op("delta_rule").backends}
     found = {}
+    usual = launches.TUNING
     for name, example in list(cases.items())[SHARD::SHARDS]:
+        variant = DELTA_VARIANTS.get(name.split()[1], {}) if " " in name else {}
+        launches.TUNING = usual._replace(**variant)
         want = run_example(by_name["torch"], example, torch.float64)
         got = run_example(by_name["triton"], example)
         found[name] = {key: relative_error(got[key], want[key]) for key in want}
         if DEVICE == "cuda":
             again = run_example(by_name["triton"], example)
             found[name]["not deterministic"] = float(any(not torch.equal(again[k], got[k]) for k in got))
+    launches.TUNING = usual
     if SHARD:  # the rest once is enough
         return found
     torch.use_deterministic_algorithms(False)
@@ -287,6 +305,14 @@ def long_conv_case(
     return example_of(call)
 
 
+def quiet(example: Example) -> Example:
+    """The first half silent, the second one nearly so, but for a few positions."""
+    x = example.call["x"]
+    x[:, : x.shape[1] // 2] = 0
+    x[:, x.shape[1] // 2 : -9] *= 1e-4
+    return example
+
+
 def run_long_conv() -> dict[str, Any]:
     """Lengths around one and several segments; small sides put many segments into short inputs."""
     from hybridzoo.ops.long_conv import triton as launch
@@ -313,6 +339,13 @@ def run_long_conv() -> dict[str, Any]:
         "tiny-bf16": (usual, long_conv_case(1, 1100, 2, 1100, dtype=torch.bfloat16, scale=1e-12)),
         "huge-bf16": ({"sides_half": ((64, 16),)}, long_conv_case(2, 1100, 2, 7, dtype=torch.bfloat16, scale=1e12)),
         "segments-fp16": ({"sides_half": ((64, 16),)}, long_conv_case(3, 2500, 2, 2500, 2499, torch.float16)),
+        "causal-segments-fp16": ({"sides_half": ((64, 16),)}, long_conv_case(2, 4096, 2, 4000, dtype=torch.float16)),
+        "few-taps-ahead-fp16": (
+            {"sides_half": ((64, 16),)},
+            long_conv_case(1, 2049, 2, 1500, 100, torch.float16, False),
+        ),
+        "apart-fp16": ({"sides_half": ((64, 16),), "together": 0}, long_conv_case(2, 2500, 2, 2500, 99, torch.float16)),
+        "silence-bf16": ({"sides_half": ((64, 16),)}, quiet(long_conv_case(1, 3000, 2, 3000, dtype=torch.bfloat16))),
     }
     if DEVICE == "cuda":
         for L in (1, 100, 1024, 1025, 2048, 2049, 4096, 4097, 16384):
@@ -321,6 +354,7 @@ def run_long_conv() -> dict[str, Any]:
         cases["real-both-bf16"] = (usual, long_conv_case(5, 9000, 40, 9000, 8999, torch.bfloat16))
         for L in (777, 1500, 4000, 8192):
             cases[f"real-L{L}-bf16"] = (usual, long_conv_case(3, L, 66, L, dtype=torch.bfloat16))
+        cases["real-L65536-bf16"] = (usual, long_conv_case(1, 65536, 8, 65536, dtype=torch.bfloat16))
         cases["real-fp16"] = (usual, long_conv_case(3, 3000, 66, 100, dtype=torch.float16))
     by_name = {b.name: b for b in get_op("long_conv").backends}
     found = {}

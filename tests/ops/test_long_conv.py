@@ -115,7 +115,8 @@ def test_extreme_values(scale):
     assert relative_error(long_conv(x, kernel) / scale, by_lags(x.double(), kernel.double()) / scale) < 1e-5
 
 
-HALF = ("bf16", "short-bf16", "tiny-bf16", "huge-bf16", "segments-fp16")
+HALF = ("bf16", "short-bf16", "tiny-bf16", "huge-bf16", "segments-fp16", "causal-segments-fp16", "few-taps-ahead-fp16")
+HALF = (*HALF, "apart-fp16", "silence-bf16")
 CASES = ("L1", "L2-both", "L255", "L256-both", "L257", "L700-both", "L1000-one-ahead", "oblong", "oblong-segments")
 
 
@@ -131,6 +132,8 @@ def test_triton_kernels_equal_the_reference(kernel_errors, case):
             "bf16",
             "usual-1500",
             "segments-fp16",
+            "few-taps-ahead-fp16",
+            "apart-fp16",
         )
         assert ("grad.reverse_kernel" in errors) == two_sided
     limit = 1.5e-2 if case.endswith("bf16") else 4e-3 if case.endswith("fp16") else 5e-6

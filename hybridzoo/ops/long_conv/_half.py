@@ -38,7 +38,13 @@ def _share(batch: int, others: int) -> tuple[int, int]:
     return per, cdiv(batch, per)
 
 
-def _constants(plan: Plan) -> dict[str, Any]:
+def share_out(segments: int) -> tuple[int, int]:
+    """Segments of a program that walks over them, and programs."""
+    per = cdiv(segments, PROGRAMS)
+    return per, cdiv(segments, per)
+
+
+def constants(plan: Plan) -> dict[str, Any]:
     return {"N1": plan.N1, "N2": plan.N2, "num_warps": plan.warps}
 
 
@@ -49,21 +55,31 @@ def taps_spectra(
     spectra = torch.empty(plan.channels, plan.count, plan.N1 * plan.N2, dtype=torch.int32, device=table.device)
     sizes = torch.empty(plan.channels, plan.count, dtype=torch.float32, device=table.device)
     launch(kernels.taps_kernel, (plan.count, plan.channels),
-        kernel, ahead, skip, table, spectra, sizes, plan.taps, plan.ahead, plan.lowest, **_constants(plan),
+        kernel, ahead, skip, table, spectra, sizes, plan.taps, plan.ahead, plan.lowest, **constants(plan),
     )  # fmt: skip
     return spectra, sizes
 
 
-def _spectra(rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """(B, D, S, N) packed, and sizes (B, D, S)."""
+def spectra_of(rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """(B, D, L) -> (B, D, S, N) packed, and sizes (B, D, S)."""
+    return transformed(rows, None, None, plan, plan.segments, 0)
+
+
+def transformed(
+    rows: Tensor, ahead: Tensor | None, skip: Tensor | None, plan: Plan, count: int, lowest: int
+) -> tuple[Tensor, Tensor]:
+    """Spectra (..., count, N) of the segments of rows (..., L) from the segment `lowest` on, and sizes (..., count).
+
+    `ahead` and `skip` as `load_taps` takes them.
+    """
     table, turns, _ = tables(plan.N1, plan.N2, rows.device)
-    shape = (plan.batch, plan.channels, plan.segments)
+    shape = (*rows.shape[:-1], count)
     spectra = torch.empty(*shape, plan.N1 * plan.N2, dtype=torch.int32, device=rows.device)
     sizes = torch.empty(shape, dtype=torch.float32, device=rows.device)
-    per = cdiv(sizes.numel(), PROGRAMS)
-    launch(kernels.transform_kernel, (cdiv(sizes.numel(), per),),
-        rows, spectra, sizes, table, turns, plan.batch * plan.channels, plan.segments, plan.length, per,
-        **_constants(plan),
+    per, programs = share_out(sizes.numel())
+    launch(kernels.transform_kernel, (programs,),
+        rows, ahead, skip, spectra, sizes, table, turns, sizes.numel() // count, count, lowest, rows.shape[-1],
+        plan.ahead, per, **constants(plan),
     )  # fmt: skip
     return spectra, sizes
 
@@ -77,9 +93,9 @@ def _combine(spectra: tuple[Tensor, Tensor], taps: tuple[Tensor, Tensor], like: 
     table, turns, unit = tables(plan.N1, plan.N2, like.device)
     y = torch.empty_like(like)
     per, parts = _share(plan.batch, plan.channels * plan.segments)
-    launch(kernels.combine_kernel, (parts, plan.channels, plan.segments),
+    launch(kernels.combine_kernel, (parts, plan.segments, plan.channels),
         *spectra, *taps, y, table, turns, plan.batch, plan.channels, plan.length, plan.segments, plan.count,
-        plan.lowest, per, _scale(plan, unit), CAUSAL=plan.ahead == 0, FLIP=flip, **_constants(plan),
+        plan.lowest, per, _scale(plan, unit), CAUSAL=plan.ahead == 0, FLIP=flip, **constants(plan),
     )  # fmt: skip
     return y
 
@@ -91,7 +107,7 @@ def _conv(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan, flip: bool) -> 
     per, parts = _share(plan.batch, plan.channels)
     launch(kernels.conv_kernel, (parts, plan.channels),
         rows, *taps, y, table, turns, plan.batch, plan.channels, plan.length, per, _scale(plan, unit),
-        FLIP=flip, **_constants(plan),
+        FLIP=flip, **constants(plan),
     )  # fmt: skip
     return y
 
@@ -99,7 +115,7 @@ def _conv(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan, flip: bool) -> 
 def forward(rows: Tensor, taps: tuple[Tensor, Tensor], plan: Plan) -> Tensor:
     """(B, D, L) and what `taps_spectra` gives -> (B, D, L)"""
     if plan.segments > 1:
-        return _combine(_spectra(rows, plan), taps, rows, plan, flip=False)
+        return _combine(spectra_of(rows, plan), taps, rows, plan, flip=False)
     return _conv(rows, taps, plan, flip=False)
 
 
@@ -110,17 +126,17 @@ def backward(rows: Tensor, grads: Tensor, taps: tuple[Tensor, Tensor], plan: Pla
     N = plan.N1 * plan.N2
     totals_shape = (plan.channels, plan.count, 2, N)
     if plan.segments > 1:
-        spectra = _spectra(grads, plan)
+        spectra = spectra_of(grads, plan)
         grad_x = _combine(spectra, taps, rows, plan, flip=True)
         totals = torch.empty(1, *totals_shape, dtype=torch.float32, device=rows.device)
         launch(kernels.product_kernel, (N // BLOCK, plan.count, plan.channels),
-            *_spectra(rows, plan), *spectra, totals, plan.batch, plan.channels, plan.segments, plan.count, plan.lowest,
-            scale, N=N, BLOCK=BLOCK,
+            *spectra_of(rows, plan), *spectra, totals, plan.batch, plan.channels, plan.segments, plan.count,
+            plan.lowest, scale, N=N, BLOCK=BLOCK,
         )  # fmt: skip
         return grad_x, totals
     per, parts = _share(plan.batch, plan.channels)
     totals = torch.empty(parts, *totals_shape, dtype=torch.float32, device=rows.device)
     launch(kernels.gradient_kernel, (parts, plan.channels),
-        rows, grads, totals, table, turns, plan.batch, plan.channels, plan.length, per, scale, **_constants(plan),
+        rows, grads, totals, table, turns, plan.batch, plan.channels, plan.length, per, scale, **constants(plan),
     )  # fmt: skip
     return _conv(grads, taps, plan, flip=True), totals

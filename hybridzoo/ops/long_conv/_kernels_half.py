@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.long_conv._kernels import positions, square, taps_spectrum
+from hybridzoo.ops.long_conv._kernels import load_taps, positions, square, taps_spectrum
 
 TINY = tl.constexpr(1e-18)
 
@@ -138,15 +138,21 @@ def conv_kernel(
 
 
 @triton.jit
-def transform_kernel(x, spectra, sizes, tables, turns, ROWS, S, L, PER, N1: tl.constexpr, N2: tl.constexpr):
-    """Spectra (ROWS, S, N), times `unit`, and sizes (ROWS, S) of all segments; PER of them a program."""
+def transform_kernel(
+    x, ahead, skip, spectra, sizes, tables, turns, ROWS, S, LOWEST, L, AHEAD, PER, N1: tl.constexpr, N2: tl.constexpr
+):
+    """Spectra (ROWS, S, N), times `unit`, and sizes (ROWS, S) of the segments from LOWEST on; PER of them a program.
+
+    x is (ROWS, L); of taps there may be `ahead` and `skip` (`load_taps`).
+    """
     first = tl.program_id(0) * PER
     f1r, f1i = load_first(tables, N1)
     f2r, f2i = load_second(tables, N1, N2)
     for step in tl.range(0, tl.minimum(PER, ROWS * S - first), disable_licm=True, num_stages=1):
         i = first + step
-        row, segment = i // S, i % S
-        zr, zi, size = transform(load_segment(x, row, segment, L, N1, N2), f1r, f1i, f2r, f2i, turns, N1, N2)
+        lag = (i % S + LOWEST) * N1 * N2 + positions(N1, N2)
+        tile = load_taps(x, ahead, skip, i // S, lag, L, AHEAD)
+        zr, zi, size = transform(tile, f1r, f1i, f2r, f2i, turns, N1, N2)
         tl.store(spectra + i.to(tl.int64) * N1 * N2 + positions(N1, N2), pack(zr, zi))
         tl.store(sizes + i, size)
 
@@ -157,7 +163,7 @@ def combine_kernel(
     CAUSAL: tl.constexpr, FLIP: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr,
 ):  # fmt: skip
     """A segment of the output of PER batch rows, from the spectra of the inputs and of the M segments of taps."""
-    part, channel, segment = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    part, segment, channel = tl.program_id(0), tl.program_id(1), tl.program_id(2)  # a channel's read the same spectra
     f1r, f1i = load_first(tables, N1)
     f2r, f2i = load_second(tables, N1, N2)
     low = segment if CAUSAL and FLIP else 0

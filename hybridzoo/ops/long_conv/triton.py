@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
-from hybridzoo.ops.long_conv import _half, _kernels
+from hybridzoo.ops.long_conv import _half, _kernels, _segments
 
 
 class Tuning(NamedTuple):
@@ -20,6 +20,8 @@ class Tuning(NamedTuple):
     sides_half: tuple[tuple[int, int], ...] = ((64, 16), (64, 32), (64, 64))  # of 16-bit inputs: 64 rows for the units
     warps: tuple[int, ...] = (4, 4, 4)
     warps_backward: tuple[int, ...] = (4, 4, 8)  # of the fused backward, which keeps twice as much in registers
+    together: int = 16  # segments of 16-bit inputs, at most, whose spectra meet in registers; 0: never
+    together_block: int = 128  # frequencies of a program then, one a thread
     programs: int = 264  # of the fused backward: two for each multiprocessor of an H100
 
 
@@ -40,10 +42,11 @@ class Plan(NamedTuple):
     warps: int
     warps_backward: int
     segments: int  # S
-    lowest: int  # the m of the first H_m
-    count: int  # of H_m
+    lowest: int  # the m of the first H_m (T_m)
+    count: int  # of H_m (T_m)
     precision: str
     half: bool  # 16-bit inputs
+    block: int  # frequencies of a program where spectra meet in registers; 0: they do not, taps come as H_m not T_m
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -58,11 +61,13 @@ def plan_of(x: Tensor, kernel: Tensor, ahead: Tensor | None) -> Plan:
     which = next((i for i, (a, b) in enumerate(sides) if length <= a * b), len(sides) - 1)
     N1, N2 = sides[which]
     segments = cdiv(length, N1 * N2)
-    lowest = 0 if ahead is None else 1 - segments
+    together = not wide and 1 < segments <= TUNING.together
+    lowest = 0 if ahead is None else int(not together) - segments
     warps = (TUNING.warps[which], TUNING.warps_backward[which]) if wide else (4, 4)
     return Plan(
         batch, length, channels, kernel.shape[1], 0 if ahead is None else ahead.shape[1],
         N1, N2, *warps, segments, lowest, segments - lowest, "tf32x3" if wide else "tf32", not wide,
+        TUNING.together_block if together else 0,
     )  # fmt: skip
 
 
@@ -96,7 +101,9 @@ def _rows(x: Tensor) -> Tensor:
 def _taps(
     kernel: Tensor, ahead: Tensor | None, skip: Tensor | None, table: Tensor, plan: Plan
 ) -> tuple[Tensor, Tensor]:
-    """(D, M, 2, N) fp32 and nothing; of 16-bit inputs what `_half.taps_spectra` gives."""
+    """(D, M, 2, N) fp32 and nothing; of 16-bit inputs what the `taps_spectra` of `_segments` or `_half` gives."""
+    if plan.block:
+        return _segments.taps_spectra(kernel, ahead, skip, plan)
     if plan.half:
         return _half.taps_spectra(kernel, ahead, skip, table, plan)
     spectra = torch.empty(taps_shape(plan), dtype=torch.float32, device=table.device)
@@ -141,7 +148,9 @@ def conv_forward(x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor |
     table = tables(plan.N1, plan.N2, x.device)
     rows = _rows(x)
     taps, sizes = _taps(kernel, ahead, skip, table, plan)
-    if plan.half:
+    if plan.block:
+        y = _segments.forward(rows, (taps, sizes), plan)
+    elif plan.half:
         y = _half.forward(rows, (taps, sizes), plan)
     elif plan.segments > 1:
         y = _combine(_spectra(rows, table, plan), taps, rows, table, plan, flip=False)
@@ -160,8 +169,12 @@ def conv_backward(
     plan = plan_of(x, kernel, ahead)
     table = tables(plan.N1, plan.N2, x.device)
     rows, grads = _rows(x), _rows(grad)
-    parts = 1
-    if plan.half:
+    grad_kernel = torch.empty(kernel.shape, dtype=torch.float32, device=x.device)
+    grad_ahead = None if ahead is None else torch.empty(ahead.shape, dtype=torch.float32, device=x.device)
+    parts, totals = 1, None
+    if plan.block:
+        grad_x = _segments.backward(rows, grads, (taps, sizes), plan, grad_kernel, grad_ahead)
+    elif plan.half:
         grad_x, totals = _half.backward(rows, grads, (taps, sizes), plan)
         parts = totals.shape[0]
     elif plan.segments > 1:
@@ -182,12 +195,11 @@ def conv_backward(
             rows, grads, taps, grad_x, totals, table, plan.batch, plan.channels, plan.length, per,
             **{**plan.constants, "num_warps": plan.warps_backward},
         )  # fmt: skip
-    grad_kernel = torch.empty(kernel.shape, dtype=torch.float32, device=x.device)
-    grad_ahead = None if ahead is None else torch.empty(ahead.shape, dtype=torch.float32, device=x.device)
-    first = 0 if ahead is None else -plan.segments
-    launch(_kernels.taps_backward_kernel, (plan.segments - first, plan.channels),
-        totals, grad_kernel, grad_ahead, table, parts, plan.channels, plan.count, plan.lowest, first, plan.taps,
-        plan.ahead, **plan.constants,
-    )  # fmt: skip
+    if totals is not None:
+        first = 0 if ahead is None else -plan.segments
+        launch(_kernels.taps_backward_kernel, (plan.segments - first, plan.channels),
+            totals, grad_kernel, grad_ahead, table, parts, plan.channels, plan.count, plan.lowest, first, plan.taps,
+            plan.ahead, **plan.constants,
+        )  # fmt: skip
     empty = grad_kernel.new_empty(0)
     return _swap(grad_x), grad_kernel, empty if grad_ahead is None else grad_ahead, grad_kernel[:, 0].clone()

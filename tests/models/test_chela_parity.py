@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,17 @@ def test_as_many_scales_as_reach_the_longest_sequence():
     assert len(MultiScaleConv(2, 2048, kernel_dim=1).kernel_list) == 12
     assert len(MultiScaleConv(2, 16384, kernel_dim=64, init_scale=1).kernel_list) == 8
     assert len(MultiScaleConv(2, 1024, kernel_dim=32, n_scales=3).kernel_list) == 3
+
+
+def test_the_kernels_that_stretch_equal_torchs_operations():
+    """Outputs and gradients in Triton's interpreter."""
+    pytest.importorskip("triton")
+    command = [sys.executable, str(Path(__file__).with_name("_stretch_kernels.py")), "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert len(errors) == 12
+    assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
 
 
 # Mega ---------------------------------------------------------------------------------------------------------------

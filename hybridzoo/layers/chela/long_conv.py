@@ -7,7 +7,6 @@ Legend: B rows, T positions, D channels, C copies of the channels, k taps of a s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from hybridzoo.errors import ConfigError, InputError, unknown
+from hybridzoo.layers.chela.stretch import laid_out, stretched
 from hybridzoo.ops.dispatch import exporting
 from hybridzoo.ops.long_conv import long_conv
 
@@ -118,8 +118,11 @@ class MultiScaleConv(nn.Module):
         self._kept = None
         return super().train(mode)
 
-    def _whole(self, norm: Tensor | None) -> Tensor:
-        """(rows, D, taps) over a norm (rows, D, 1), or as it is; what is linear comes before the stretching."""
+    def _whole(self, norm: Tensor | None, taps: int | None = None) -> Tensor:
+        """(rows, D, taps) over a norm (rows, D, 1), or as it is; what is linear comes before the stretching.
+
+        With `taps` it may be cut to as many.
+        """
         count = len(self.kernel_list)
         small = torch.stack(list(self.kernel_list))  # (S, rows, D, k)
         small = small.to(torch.promote_types(small.dtype, torch.float32))
@@ -127,13 +130,16 @@ class MultiScaleConv(nn.Module):
         small = small * self.multiplier.to(small.dtype) ** powers
         if norm is not None:
             small = small / norm.to(small.dtype)
-        exponents = [(max(0, i - 1) if self.mode == "cat" else i) + self.init_scale for i in range(count)]
-        parts = stretched(small, exponents, self.interpolation == "linear")
-        if self.mode == "cat":
-            whole = torch.cat(parts, 2)
+        if self.mode == "cat" and self.interpolation == "linear":
+            whole = laid_out(small, self.init_scale, 2**31 if taps is None else taps)
         else:
-            longest = parts[-1].shape[2]
-            whole = torch.stack([F.pad(p, (0, longest - p.shape[2])) for p in parts]).sum(0)
+            exponents = [(max(0, i - 1) if self.mode == "cat" else i) + self.init_scale for i in range(count)]
+            parts = stretched(small, exponents, self.interpolation == "linear")
+            if self.mode == "cat":
+                whole = torch.cat(parts, 2)
+            else:
+                longest = parts[-1].shape[2]
+                whole = torch.stack([F.pad(p, (0, longest - p.shape[2])) for p in parts]).sum(0)
         if self.decay_kind != "scale":
             steps = torch.arange(1, whole.shape[2] + 1, device=whole.device, dtype=whole.dtype).log()
             whole = whole * torch.exp(-self.decay.to(whole.dtype).view(1, -1, 1) * steps)
@@ -151,10 +157,11 @@ class MultiScaleConv(nn.Module):
             key = versions(self, taps)
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
-        whole = self._whole(self.kernel_norm)
+        traced = torch.compiler.is_compiling()
+        whole = self._whole(self.kernel_norm, None if traced or exporting() else taps)
         if exporting():  # a slice would fix whether the sequence is as long as the kernel
             whole = whole.index_select(2, torch.arange(taps, device=whole.device))
-        else:
+        elif traced or whole.shape[2] > taps:  # a slice's gradient is a copy
             whole = whole[:, :, :taps]
         back, ahead = whole, None
         if self.bidirectional:
@@ -193,33 +200,6 @@ class MultiScaleConv(nn.Module):
             inputs = x if self.copies == 1 else x.repeat(1, 1, self.copies)
             skip = self.D.flatten().to(back.dtype)
             return long_conv(inputs, back, ahead if length > 1 else None, skip).contiguous()
-
-
-def stretched(kernels: Tensor, exponents: Sequence[int], linear: bool) -> list[Tensor]:
-    """Kernel i (rows, D, k) interpolated to 2^exponents[i] times its length, as torch's `interpolate` does.
-
-    That function works through the channels one by one on a GPU. Here tap t of a stretched kernel is a weighted sum of
-    the three taps around it, with weights that depend on t modulo the factor only.
-
-    Args:
-        kernels: (S, rows, D, k).
-        exponents: S of them.
-        linear: False takes the nearest tap.
-    """
-    if not linear or kernels.shape[-1] == 1:  # a single tap has no neighbours
-        return [k.unsqueeze(3).expand(-1, -1, -1, 2**e).flatten(2) for k, e in zip(kernels, exponents)]
-    before = torch.cat([kernels[..., :1], kernels[..., :-1]], -1).unsqueeze(4)
-    after = torch.cat([kernels[..., 1:], kernels[..., -1:]], -1).unsqueeze(4)
-    here = kernels.unsqueeze(4)  # (S, rows, D, k, 1)
-    # where the new taps lie between the middle of the old tap before (-1) and of the one after (1)
-    factors = [2**e for e in exponents]
-    kind = {"device": kernels.device, "dtype": kernels.dtype}
-    at = torch.cat([torch.linspace(0.5 / f - 0.5, 0.5 - 0.5 / f, f, **kind) for f in factors])
-    parts = zip(*(weight.split(factors) for weight in (1 - at.abs(), (-at).clamp_min(0), at.clamp_min(0))))
-    return [
-        torch.addcmul(torch.addcmul(here[i] * middle, before[i], left), after[i], right).flatten(2)
-        for i, (middle, left, right) in enumerate(parts)
-    ]
 
 
 def add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:

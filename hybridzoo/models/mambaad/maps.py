@@ -46,7 +46,8 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
         return maps
     wide = torch.float32 if maps.device.type == "mps" else torch.float64
     rows = smoothing_matrix(maps.shape[1], sigma, maps.device, wide)
-    columns = smoothing_matrix(maps.shape[2], sigma, maps.device, wide)
+    square = maps.shape[1] == maps.shape[2]
+    columns = rows if square else smoothing_matrix(maps.shape[2], sigma, maps.device, wide)
     with torch.autocast(maps.device.type, enabled=False):
         return (rows @ maps.to(wide) @ columns.T).to(maps.dtype)
 

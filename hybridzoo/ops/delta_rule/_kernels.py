@@ -16,6 +16,20 @@ def dot(a, b):
 
 
 @triton.jit
+def whose(heads, BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr):
+    """Block of channels, chunk and head of a program of a launch of BLOCKS * heads * chunks."""
+    number = tl.program_id(0) // BLOCKS
+    if HEADS_FIRST:
+        chunk = number // heads
+        head = number % heads
+    else:
+        chunks = tl.num_programs(0) // (BLOCKS * heads)
+        chunk = number % chunks
+        head = number // chunks
+    return tl.program_id(0) % BLOCKS, chunk, head
+
+
+@triton.jit
 def place(chunk, bounds, firsts, S, T, PER_ROW, C: tl.constexpr):
     """First row of a chunk of the launch, and the rows left in its segment: none for a chunk that does not exist."""
     if bounds is None:
@@ -39,20 +53,18 @@ def place(chunk, bounds, firsts, S, T, PER_ROW, C: tl.constexpr):
 
 
 @triton.jit
-def load_tile(x, rows, heads, head, valid, d, WIDTH):
-    """(C, BD) tile of a (rows, H, WIDTH) tensor, zero outside."""
-    return tl.load(
-        x + ((rows * heads + head) * WIDTH)[:, None] + d[None, :], mask=valid[:, None] & (d < WIDTH)[None, :], other=0.0
-    )
+def load_tile(x, start, c, heads, head, valid, d, WIDTH):
+    """(C, BD) tile of a (rows, H, WIDTH) tensor from row `start`, zero outside. One wide address, narrow offsets."""
+    here = x + (start * heads + head) * WIDTH
+    offsets = (c * (heads * WIDTH))[:, None] + d[None, :]
+    return tl.load(here + offsets, mask=valid[:, None] & (d < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
-def store_tile(x, tile, rows, heads, head, valid, d, WIDTH):
-    tl.store(
-        x + ((rows * heads + head) * WIDTH)[:, None] + d[None, :],
-        tile.to(x.dtype.element_ty),
-        mask=valid[:, None] & (d < WIDTH)[None, :],
-    )
+def store_tile(x, tile, start, c, heads, head, valid, d, WIDTH):
+    here = x + (start * heads + head) * WIDTH
+    offsets = (c * (heads * WIDTH))[:, None] + d[None, :]
+    tl.store(here + offsets, tile.to(x.dtype.element_ty), mask=valid[:, None] & (d < WIDTH)[None, :])
 
 
 @triton.jit
@@ -85,25 +97,24 @@ def transform_kernel(
     k, v, beta, inverse, w, u, bounds, firsts, S, T, PER_ROW, heads, K, V,
     INVERT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
+    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """W = X diag(beta) K and U = X diag(beta) V with X = (I + tril(diag(beta) K K^T, -1))^-1.
 
     INVERT computes X (and writes it to `inverse` if KEEP), else it is read from there.
     """
-    chunk = tl.program_id(0)
-    head = tl.program_id(1)
+    _, chunk, head = whose(heads, 1, HEADS_FIRST)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
     c = tl.arange(0, C)
-    rows = start + c
     valid = c < left
-    rate = tl.load(beta + rows * heads + head, mask=valid, other=0.0).to(tl.float32)
+    rate = tl.load(beta + start * heads + head + c * heads, mask=valid, other=0.0).to(tl.float32)
     square = inverse + (chunk.to(tl.int64) * heads + head) * C * C + c[:, None] * C + c[None, :]
     if INVERT:
         A = tl.zeros([C, C], tl.float32)
         for i in range(NK):
-            key = load_tile(k, rows, heads, head, valid, i * BK + tl.arange(0, BK), K)
+            key = load_tile(k, start, c, heads, head, valid, i * BK + tl.arange(0, BK), K)
             A += dot(key, tl.trans(key))
         A = tl.where(c[:, None] > c[None, :], A * rate[:, None], 0.0)
         X = inverse_of_unit_lower(A, PRECISION).to(k.dtype.element_ty)
@@ -113,14 +124,14 @@ def transform_kernel(
         X = tl.load(square)
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
-        key = load_tile(k, rows, heads, head, valid, d, K)
+        key = load_tile(k, start, c, heads, head, valid, d, K)
         key = (key * rate[:, None]).to(X.dtype)
-        store_tile(w, dot(X, key), rows, heads, head, valid, d, K)
+        store_tile(w, dot(X, key), start, c, heads, head, valid, d, K)
     for i in range(NV):
         d = i * BV + tl.arange(0, BV)
-        value = load_tile(v, rows, heads, head, valid, d, V)
+        value = load_tile(v, start, c, heads, head, valid, d, V)
         value = (value * rate[:, None]).to(X.dtype)
-        store_tile(u, dot(X, value), rows, heads, head, valid, d, V)
+        store_tile(u, dot(X, value), start, c, heads, head, valid, d, V)
 
 
 @triton.jit
@@ -149,14 +160,14 @@ def state_kernel(
     if initial is not None:
         state += tl.load(initial + owner + place_in_state, mask=inside, other=0.0).to(tl.float32)
     for i in range((length + C - 1) // C):
-        rows = start + i * C + c
+        first = start + i * C
         valid = c < length - i * C
         narrow = state.to(k.dtype.element_ty)
         tl.store(states + ((chunk + i).to(tl.int64) * heads + head) * K * V + place_in_state, narrow, mask=inside)
-        tile = load_tile(u, rows, heads, head, valid, e, V).to(tl.float32)
-        tile -= dot(load_tile(w, rows, heads, head, valid, d, K), narrow)
-        store_tile(written, tile, rows, heads, head, valid, e, V)
-        key = load_tile(k, rows, heads, head, valid, d, K)
+        tile = load_tile(u, first, c, heads, head, valid, e, V).to(tl.float32)
+        tile -= dot(load_tile(w, first, c, heads, head, valid, d, K), narrow)
+        store_tile(written, tile, first, c, heads, head, valid, e, V)
+        key = load_tile(k, first, c, heads, head, valid, d, K)
         state += dot(tl.trans(key), tile.to(key.dtype))
     if final is not None:
         tl.store(final + owner + place_in_state, state, mask=inside)
@@ -166,28 +177,27 @@ def state_kernel(
 def output_kernel(
     q, k, states, written, o, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr,
+    BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """O = scale (Q S + tril(Q K^T) V')."""
-    chunk = tl.program_id(1)
-    head = tl.program_id(2)
+    """O = scale (Q S + tril(Q K^T) V') of one block of value channels."""
+    block, chunk, head = whose(heads, BLOCKS, HEADS_FIRST)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
     c = tl.arange(0, C)
-    rows = start + c
     valid = c < left
-    e = tl.program_id(0) * BV + tl.arange(0, BV)
+    e = block * BV + tl.arange(0, BV)
     state = states + (chunk.to(tl.int64) * heads + head) * K * V
     total = tl.zeros([C, BV], tl.float32)
     scores = tl.zeros([C, C], tl.float32)
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
-        query = load_tile(q, rows, heads, head, valid, d, K)
-        key = load_tile(k, rows, heads, head, valid, d, K)
+        query = load_tile(q, start, c, heads, head, valid, d, K)
+        key = load_tile(k, start, c, heads, head, valid, d, K)
         before = tl.load(state + d[:, None] * V + e[None, :], mask=(d < K)[:, None] & (e < V)[None, :], other=0.0)
         total += dot(query, before)
         scores += dot(query, tl.trans(key))
-    value = load_tile(written, rows, heads, head, valid, e, V)
+    value = load_tile(written, start, c, heads, head, valid, e, V)
     scores = tl.where(c[:, None] >= c[None, :], scores, 0.0).to(value.dtype)
     total += dot(scores, value)
-    store_tile(o, total * scale, rows, heads, head, valid, e, V)
+    store_tile(o, total * scale, start, c, heads, head, valid, e, V)

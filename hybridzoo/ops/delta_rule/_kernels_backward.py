@@ -13,41 +13,40 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybridzoo.ops.delta_rule._kernels import dot, load_tile, place, store_tile
+from hybridzoo.ops.delta_rule._kernels import dot, load_tile, place, store_tile, whose
 
 
 @triton.jit
 def local_kernel(
     q, k, grad_o, grad_written, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
+    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """P^T dO, the part of dV' that stays in its chunk."""
-    chunk = tl.program_id(0)
-    head = tl.program_id(1)
+    _, chunk, head = whose(heads, 1, HEADS_FIRST)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
     c = tl.arange(0, C)
-    rows = start + c
     valid = c < left
     scores = tl.zeros([C, C], tl.float32)  # transposed: key by query
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
-        query = load_tile(q, rows, heads, head, valid, d, K)
-        key = load_tile(k, rows, heads, head, valid, d, K)
+        query = load_tile(q, start, c, heads, head, valid, d, K)
+        key = load_tile(k, start, c, heads, head, valid, d, K)
         scores += dot(key, tl.trans(query))
     scores = tl.where(c[:, None] <= c[None, :], scores * scale, 0.0).to(k.dtype.element_ty)
     for i in range(NV):
         e = i * BV + tl.arange(0, BV)
-        grad = load_tile(grad_o, rows, heads, head, valid, e, V)
-        store_tile(grad_written, dot(scores, grad), rows, heads, head, valid, e, V)
+        grad = load_tile(grad_o, start, c, heads, head, valid, e, V)
+        store_tile(grad_written, dot(scores, grad), start, c, heads, head, valid, e, V)
 
 
 @triton.jit
 def state_backward_kernel(
     q, k, w, grad_o, grad_final, grad_initial, grad_states, grad_written,
     bounds, firsts, T, PER_ROW, heads, K, V, scale,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, LOCAL: tl.constexpr,
 ):  # fmt: skip
     """Walks a segment backwards: completes dV' in place and keeps the gradient of the state after each chunk."""
     segment = tl.program_id(1) // heads
@@ -72,17 +71,22 @@ def state_backward_kernel(
     count = (length + C - 1) // C
     for step in range(count):
         i = count - 1 - step
-        rows = start + i * C + c
+        first = start + i * C
         valid = c < length - i * C
         narrow = grad.to(k.dtype.element_ty)
         tl.store(grad_states + ((chunk + i).to(tl.int64) * heads + head) * K * V + place_in_state, narrow, mask=inside)
-        tile = load_tile(grad_written, rows, heads, head, valid, e, V).to(tl.float32)
-        tile += dot(load_tile(k, rows, heads, head, valid, d, K), narrow)
-        store_tile(grad_written, tile, rows, heads, head, valid, e, V)
-        weight = load_tile(w, rows, heads, head, valid, d, K)
+        key = load_tile(k, first, c, heads, head, valid, d, K)
+        query = load_tile(q, first, c, heads, head, valid, d, K)
+        out = load_tile(grad_o, first, c, heads, head, valid, e, V)
+        if LOCAL:
+            scores = tl.where(c[:, None] <= c[None, :], scale * dot(key, tl.trans(query)), 0.0)
+            tile = dot(scores.to(key.dtype), out)
+        else:
+            tile = load_tile(grad_written, first, c, heads, head, valid, e, V).to(tl.float32)
+        tile += dot(key, narrow)
+        store_tile(grad_written, tile, first, c, heads, head, valid, e, V)
+        weight = load_tile(w, first, c, heads, head, valid, d, K)
         grad -= dot(tl.trans(weight), tile.to(weight.dtype))
-        query = load_tile(q, rows, heads, head, valid, d, K)
-        out = load_tile(grad_o, rows, heads, head, valid, e, V)
         grad += scale * dot(tl.trans(query), out)
     if grad_initial is not None:
         tl.store(grad_initial + owner + place_in_state, grad, mask=inside)
@@ -93,17 +97,16 @@ def inner_backward_kernel(
     q, k, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_w,
     bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
+    BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """dQ, dW, and dK but for its part through W and U, of one block of key channels."""
-    chunk = tl.program_id(1)
-    head = tl.program_id(2)
+    block, chunk, head = whose(heads, BLOCKS, HEADS_FIRST)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
     c = tl.arange(0, C)
-    rows = start + c
     valid = c < left
-    d = tl.program_id(0) * BK + tl.arange(0, BK)
+    d = block * BK + tl.arange(0, BK)
     own = (chunk.to(tl.int64) * heads + head) * K * V
     scores = tl.zeros([C, C], tl.float32)
     dq = tl.zeros([C, BK], tl.float32)
@@ -115,21 +118,21 @@ def inner_backward_kernel(
         turned = e[:, None] + d[None, :] * V
         state = tl.load(states + own + turned, mask=inside, other=0.0)  # (BV, BK): transposed
         grad_state = tl.load(grad_states + own + turned, mask=inside, other=0.0)
-        out = load_tile(grad_o, rows, heads, head, valid, e, V)
-        value = load_tile(written, rows, heads, head, valid, e, V)
-        grad_value = load_tile(grad_written, rows, heads, head, valid, e, V)
+        out = load_tile(grad_o, start, c, heads, head, valid, e, V)
+        value = load_tile(written, start, c, heads, head, valid, e, V)
+        grad_value = load_tile(grad_written, start, c, heads, head, valid, e, V)
         scores += dot(out, tl.trans(value))
         dq += dot(out, state)
         dk += dot(value, grad_state)
         dw -= dot(grad_value, state)
-    query = load_tile(q, rows, heads, head, valid, d, K)
-    key = load_tile(k, rows, heads, head, valid, d, K)
+    query = load_tile(q, start, c, heads, head, valid, d, K)
+    key = load_tile(k, start, c, heads, head, valid, d, K)
     scores = tl.where(c[:, None] >= c[None, :], scores, 0.0).to(key.dtype)
     dq = scale * (dq + dot(scores, key))
     dk += scale * dot(tl.trans(scores), query)
-    store_tile(grad_q, dq, rows, heads, head, valid, d, K)
-    store_tile(grad_k, dk, rows, heads, head, valid, d, K)
-    store_tile(grad_w, dw, rows, heads, head, valid, d, K)
+    store_tile(grad_q, dq, start, c, heads, head, valid, d, K)
+    store_tile(grad_k, dk, start, c, heads, head, valid, d, K)
+    store_tile(grad_w, dw, start, c, heads, head, valid, d, K)
 
 
 @triton.jit
@@ -137,17 +140,16 @@ def transform_backward_kernel(
     k, v, beta, inverse, grad_w, grad_written, inner_k, grad_k, grad_v, grad_beta,
     bounds, firsts, S, T, PER_ROW, heads, K, V,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
+    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """dV, dbeta, and dK: `inner_k` and the part through W and U."""
-    chunk = tl.program_id(0)
-    head = tl.program_id(1)
+    _, chunk, head = whose(heads, 1, HEADS_FIRST)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
     c = tl.arange(0, C)
-    rows = start + c
     valid = c < left
-    rate = tl.load(beta + rows * heads + head, mask=valid, other=0.0).to(tl.float32)
+    rate = tl.load(beta + start * heads + head + c * heads, mask=valid, other=0.0).to(tl.float32)
     own = (chunk.to(tl.int64) * heads + head) * C * C
     turned = tl.load(inverse + own + c[None, :] * C + c[:, None])  # X^T
     grad_rate = tl.zeros([C], tl.float32)
@@ -155,16 +157,16 @@ def transform_backward_kernel(
     gram = tl.zeros([C, C], tl.float32)
     for i in range(NV):
         e = i * BV + tl.arange(0, BV)
-        value = load_tile(v, rows, heads, head, valid, e, V)
-        grad = load_tile(grad_written, rows, heads, head, valid, e, V)
+        value = load_tile(v, start, c, heads, head, valid, e, V)
+        grad = load_tile(grad_written, start, c, heads, head, valid, e, V)
         grad_x += dot(grad, tl.trans((value * rate[:, None]).to(grad.dtype)))
         through = dot(turned, grad)
         grad_rate += tl.sum(through * value, axis=1)
-        store_tile(grad_v, through * rate[:, None], rows, heads, head, valid, e, V)
+        store_tile(grad_v, through * rate[:, None], start, c, heads, head, valid, e, V)
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
-        key = load_tile(k, rows, heads, head, valid, d, K)
-        grad = load_tile(grad_w, rows, heads, head, valid, d, K)
+        key = load_tile(k, start, c, heads, head, valid, d, K)
+        grad = load_tile(grad_w, start, c, heads, head, valid, d, K)
         gram += dot(key, tl.trans(key))
         grad_x += dot(grad, tl.trans((key * rate[:, None]).to(grad.dtype)))
         through = dot(turned, grad)
@@ -173,14 +175,85 @@ def transform_backward_kernel(
     grad_a = -dot(grad_a, turned)
     grad_a = tl.where(c[:, None] > c[None, :], grad_a, 0.0)
     grad_rate += tl.sum(grad_a * gram, axis=1)
-    tl.store(grad_beta + rows * heads + head, grad_rate.to(grad_beta.dtype.element_ty), mask=valid)
+    tl.store(grad_beta + start * heads + head + c * heads, grad_rate.to(grad_beta.dtype.element_ty), mask=valid)
     grad_gram = grad_a * rate[:, None]
     grad_gram = (grad_gram + tl.trans(grad_gram)).to(turned.dtype)
     for i in range(NK):
         d = i * BK + tl.arange(0, BK)
-        key = load_tile(k, rows, heads, head, valid, d, K)
-        grad = load_tile(grad_w, rows, heads, head, valid, d, K)
-        total = load_tile(inner_k, rows, heads, head, valid, d, K).to(tl.float32)
+        key = load_tile(k, start, c, heads, head, valid, d, K)
+        grad = load_tile(grad_w, start, c, heads, head, valid, d, K)
+        total = load_tile(inner_k, start, c, heads, head, valid, d, K).to(tl.float32)
         total += dot(turned, grad) * rate[:, None]  # again: cheaper than keeping it
         total += dot(grad_gram, key)
-        store_tile(grad_k, total, rows, heads, head, valid, d, K)
+        store_tile(grad_k, total, start, c, heads, head, valid, d, K)
+
+
+@triton.jit
+def load_turned(states, number, e, d, K, V):
+    """(BV, BK) tile of a transposed state."""
+    place_in_state = number * K * V + (e[:, None] + d[None, :] * V)
+    return tl.load(states + place_in_state, mask=(e < V)[:, None] & (d < K)[None, :], other=0.0)
+
+
+@triton.jit
+def chunk_backward_kernel(
+    q, k, v, beta, inverse, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_v, grad_beta,
+    bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr, HEADS_FIRST: tl.constexpr,
+):  # fmt: skip
+    """`inner_backward_kernel` and `transform_backward_kernel` in one: dW and a part of dK stay in registers.
+
+    A program has every key channel, BK of them. With G = dW K^T + dV' V^T, X's gradient is G diag(beta), and the part
+    of dbeta through W and U the column sums of X * G: matrices of channels are operands of products only.
+    """
+    _, chunk, head = whose(heads, 1, HEADS_FIRST)
+    start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
+    if left <= 0:
+        return
+    c = tl.arange(0, C)
+    valid = c < left
+    d = tl.arange(0, BK)
+    number = chunk.to(tl.int64) * heads + head
+    scores = tl.zeros([C, C], tl.float32)
+    dq = tl.zeros([C, BK], tl.float32)
+    for i in range(NV):
+        e = i * BV + tl.arange(0, BV)
+        out = load_tile(grad_o, start, c, heads, head, valid, e, V)
+        scores += dot(out, tl.trans(load_tile(written, start, c, heads, head, valid, e, V)))
+        dq += dot(out, load_turned(states, number, e, d, K, V))
+    key = load_tile(k, start, c, heads, head, valid, d, K)
+    scores = tl.where(c[:, None] >= c[None, :], scores * scale, 0.0).to(key.dtype)
+    dq = dq * scale + dot(scores, key)
+    store_tile(grad_q, dq, start, c, heads, head, valid, d, K)
+    G = tl.zeros([C, C], tl.float32)
+    dw = tl.zeros([C, BK], tl.float32)
+    for i in range(NV):
+        e = i * BV + tl.arange(0, BV)
+        grad = load_tile(grad_written, start, c, heads, head, valid, e, V)
+        G += dot(grad, tl.trans(load_tile(v, start, c, heads, head, valid, e, V)))
+        dw -= dot(grad, load_turned(states, number, e, d, K, V))
+    weight = dw.to(key.dtype)
+    rate = tl.load(beta + start * heads + head + c * heads, mask=valid, other=0.0).to(tl.float32)
+    X = tl.load(inverse + number * C * C + c[:, None] * C + c[None, :])
+    for i in range(NV):
+        e = i * BV + tl.arange(0, BV)
+        grad = load_tile(grad_written, start, c, heads, head, valid, e, V)
+        store_tile(grad_v, dot(tl.trans(X), grad) * rate[:, None], start, c, heads, head, valid, e, V)
+    G += dot(weight, tl.trans(key))
+    grad_a = dot(tl.trans(X), (G * rate[None, :]).to(X.dtype)).to(X.dtype)
+    grad_a = tl.where(c[:, None] > c[None, :], -dot(grad_a, tl.trans(X)), 0.0)
+    grad_rate = tl.sum(X * G, axis=0)[:, None] + tl.sum(grad_a * dot(key, tl.trans(key)), axis=1)[:, None]
+    tl.store(
+        grad_beta + start * heads + head + (c * heads)[:, None],
+        grad_rate.to(grad_beta.dtype.element_ty),
+        mask=valid[:, None],
+    )
+    dk = dot(tl.trans(X), weight) * rate[:, None]
+    grad_a *= rate[:, None]
+    dk += dot((grad_a + tl.trans(grad_a)).to(key.dtype), key)
+    dk += dot(tl.trans(scores), load_tile(q, start, c, heads, head, valid, d, K))
+    for i in range(NV):
+        e = i * BV + tl.arange(0, BV)
+        value = load_tile(written, start, c, heads, head, valid, e, V)
+        dk += dot(value, load_turned(grad_states, number, e, d, K, V))
+    store_tile(grad_k, dk, start, c, heads, head, valid, d, K)

@@ -1,4 +1,4 @@
-"""Launches of the Triton kernels of `delta_rule`: three forward, six backward, whatever the length."""
+"""Launches of the Triton kernels of `delta_rule`: three forward, two to six backward, whatever the length."""
 
 from __future__ import annotations
 
@@ -15,19 +15,31 @@ from hybridzoo.ops.delta_rule import _kernels_backward as backward_kernels
 C = 64
 """Positions of a chunk; the kernels' inverse is written for this many."""
 
-_FULL = 132
-"""Programs that fill the device: the multiprocessors of an H100."""
+_FULL = 128
+"""Programs that fill the device but for a few of the 132 multiprocessors of an H100."""
 
 
 class Tuning(NamedTuple):
-    """Constants that decide speed only."""
+    """Constants that decide speed and memory only."""
 
     walk_values: int = 64  # value channels of a program that walks a segment, at most
     walk_stages: int = 3  # chunks whose loads are on their way there, at most
     walk_stages_shared: int = 2  # the same where there are more programs than multiprocessors: two fit into one then
+    walk_values_back: int = 64
     walk_stages_back: int = 2
+    walk_stages_back_shared: int = 2
+    walk_warps_back: int = 4
     output_values: int = 128  # value channels of a program of the output
     output_warps: int = 4
+    output_stages: int = 3
+    heads_first: bool = False  # programs side by side work on the heads of a chunk, not on the chunks of a head
+    keep: bool = False  # W, states and V' for the backward instead of computing them again: memory for time
+    local_in_walk: bool = False  # the walk back computes the part of dV' that stays in its chunk
+    inner_stages: int = 3  # of the first of the two kernels after the walk back
+    fused: bool = False  # after the walk back one kernel instead of two, where a program holds every key channel
+    fused_values: int = 64  # value channels at a time there
+    fused_warps: int = 4
+    fused_stages: int = 1
 
 
 TUNING = Tuning()
@@ -69,11 +81,12 @@ def shape_of(k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> Shape:
 
 def _constants(shape: Shape) -> dict[str, Any]:
     # Blocks of 64 even for fewer channels: with 16 by 16 products in 16 bits, Triton 3.6 has computed wrong states.
-    return {"C": C, "BK": 64, "BV": 64, "NK": cdiv(shape.keys, 64), "NV": cdiv(shape.values, 64)}
+    blocks = {"BK": 64, "BV": 64, "NK": cdiv(shape.keys, 64), "NV": cdiv(shape.values, 64)}
+    return {"C": C, **blocks, "HEADS_FIRST": TUNING.heads_first}
 
 
 def _pick(constants: dict[str, Any], *names: str, **others: Any) -> dict[str, Any]:
-    return {name: constants[name] for name in ("C", *names)} | others
+    return {name: constants[name] for name in ("C", *names, "HEADS_FIRST")} | others
 
 
 def _walk(k: Tensor, shape: Shape, back: bool = False) -> tuple[tuple[int, int], dict[str, Any]]:
@@ -83,22 +96,28 @@ def _walk(k: Tensor, shape: Shape, back: bool = False) -> tuple[tuple[int, int],
     stay efficient, and loads run ahead as far as shared memory holds them.
     """
     keys = max(64, next_power_of_2(shape.keys))
-    values = TUNING.walk_values if keys <= 128 else 32
+    most = TUNING.walk_values_back if back else TUNING.walk_values
+    values = most if keys <= 128 else 32
     chains = shape.segments * shape.heads
-    if values > 32 and chains * cdiv(shape.values, values) < _FULL:
-        values = 32
+    while values > 32 and chains * cdiv(shape.values, values) < _FULL:
+        values //= 2
     stage = C * (2 * keys + values) * k.element_size()
     blocks = cdiv(shape.values, values)
-    most = TUNING.walk_stages_shared if chains * blocks > _FULL else TUNING.walk_stages
-    stages = max(1, min(TUNING.walk_stages_back if back else most, 150_000 // stage))
-    return (blocks, chains), {"C": C, "BK": keys, "BV": values, "num_stages": stages}
+    if chains * blocks > _FULL:
+        stages = TUNING.walk_stages_back_shared if back else TUNING.walk_stages_shared
+    else:
+        stages = TUNING.walk_stages_back if back else TUNING.walk_stages
+    found = {"C": C, "BK": keys, "BV": values, "num_stages": max(1, min(stages, 150_000 // stage))}
+    if back:
+        found |= {"LOCAL": TUNING.local_in_walk, "num_warps": TUNING.walk_warps_back}
+    return (blocks, chains), found
 
 
 def _transform(k: Tensor, v: Tensor, beta: Tensor, inverse: Tensor, shape: Shape, *, invert: bool, keep: bool):
     constants = _constants(shape)
     precision = "tf32x3" if k.dtype == torch.float32 else "tf32"  # the inverse is rounded to 16 bits then
     w, u = torch.empty_like(k), torch.empty_like(v)
-    launch(forward_kernels.transform_kernel, (shape.chunks, shape.heads),
+    launch(forward_kernels.transform_kernel, (shape.chunks * shape.heads,),
         k, v, beta, inverse, w, u, shape.bounds, shape.firsts, *shape.numbers,
         **_pick(constants, INVERT=invert, KEEP=keep, PRECISION=precision), **_blocks(constants),
     )  # fmt: skip
@@ -119,11 +138,22 @@ def _states(k: Tensor, w: Tensor, u: Tensor, initial: Tensor | None, final: Tens
     return states, written
 
 
+Kept = tuple[Tensor, Tensor, Tensor, Tensor]
+"""X (chunks, H, C, C), W (like k), the states before each chunk (chunks, H, K, V), V' (like v)."""
+
+
+def kept_shapes(k: Tensor, v: Tensor, chunks: Any, keep: bool) -> tuple[Any, ...]:
+    """Shapes of what a forward keeps; nothing is in what it does not keep."""
+    heads, keys = k.shape[2:]
+    rest = (k.shape, (chunks, heads, keys, v.shape[3]), v.shape) if keep and TUNING.keep else (0, 0, 0)
+    return ((chunks, heads, C, C) if keep else 0, *rest)
+
+
 def delta_rule_forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float, initial: Tensor | None, cu_seqlens: Tensor | None,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output (B, T, H, V), final states (S, H, K, V) fp32, and X (chunks, H, C, C) if `keep`, else nothing in it."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Output (B, T, H, V), final states (S, H, K, V) fp32, and `Kept` if `keep`; all but X of it only as TUNING says."""
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     initial = None if initial is None else initial.contiguous()
     shape = shape_of(k, v, cu_seqlens)
@@ -134,16 +164,20 @@ def delta_rule_forward(
     constants = _constants(shape)
     out = torch.empty_like(v)
     block = min(TUNING.output_values, max(64, next_power_of_2(shape.values)))
-    launch(forward_kernels.output_kernel, (cdiv(shape.values, block), shape.chunks, shape.heads),
+    blocks = cdiv(shape.values, block)
+    launch(forward_kernels.output_kernel, (blocks * shape.chunks * shape.heads,),
         q, k, states, written, out, shape.bounds, shape.firsts, *shape.numbers, scale,
-        num_warps=TUNING.output_warps, **_pick(constants, "BK", "NK", BV=block),
+        num_warps=TUNING.output_warps, num_stages=TUNING.output_stages,
+        **_pick(constants, "BK", "NK", BV=block, BLOCKS=blocks),
     )  # fmt: skip
-    return out, final, inverse
+    if keep and TUNING.keep:
+        return out, final, inverse, w, states, written
+    return out, final, inverse, k.new_empty(0), k.new_empty(0), k.new_empty(0)
 
 
 def delta_rule_backward(
     grad_o: Tensor, grad_final: Tensor | None, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float,
-    initial: Tensor | None, cu_seqlens: Tensor | None, inverse: Tensor,
+    initial: Tensor | None, cu_seqlens: Tensor | None, kept: Kept,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Gradients of q, k, v, beta and the initial state."""
     q, k, v, beta, grad_o = (x.contiguous() for x in (q, k, v, beta, grad_o))
@@ -152,12 +186,16 @@ def delta_rule_backward(
     constants = _constants(shape)
     tables = (shape.bounds, shape.firsts)
     everything = {**_pick(constants), **_blocks(constants)}
-    w, u = _transform(k, v, beta, inverse, shape, invert=False, keep=False)
-    states, written = _states(k, w, u, initial, None, shape)
+    inverse, w, states, written = kept
+    if not states.numel():
+        w, u = _transform(k, v, beta, inverse, shape, invert=False, keep=False)
+        states, written = _states(k, w, u, initial, None, shape)
+        del u
     grad_written = torch.empty_like(v)
-    launch(backward_kernels.local_kernel, (shape.chunks, shape.heads),
-        q, k, grad_o, grad_written, *tables, *shape.numbers, scale, **everything,
-    )  # fmt: skip
+    if not TUNING.local_in_walk:
+        launch(backward_kernels.local_kernel, (shape.chunks * shape.heads,),
+            q, k, grad_o, grad_written, *tables, *shape.numbers, scale, **everything,
+        )  # fmt: skip
     grid, blocks = _walk(k, shape, back=True)
     grad_states = torch.empty_like(states)
     grad_initial = None if initial is None else torch.empty_like(initial)
@@ -165,13 +203,22 @@ def delta_rule_backward(
         q, k, w, grad_o, grad_final, grad_initial, grad_states, grad_written, *tables, *shape.numbers[1:], scale,
         **blocks,
     )  # fmt: skip
-    grad_q, inner_k, grad_w = torch.empty_like(q), torch.empty_like(k), w  # W is not read any more
-    launch(backward_kernels.inner_backward_kernel, (constants["NK"], shape.chunks, shape.heads),
+    del w
+    grad_q, grad_k, grad_v, grad_beta = (torch.empty_like(x) for x in (q, k, v, beta))
+    if TUNING.fused and shape.keys * k.element_size() <= 256:
+        launch(backward_kernels.chunk_backward_kernel, (shape.chunks * shape.heads,),
+            q, k, v, beta, inverse, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_v,
+            grad_beta, *tables, *shape.numbers, scale, num_warps=TUNING.fused_warps, num_stages=TUNING.fused_stages,
+            **_pick(constants, BK=blocks["BK"], BV=TUNING.fused_values, NV=cdiv(shape.values, TUNING.fused_values)),
+        )  # fmt: skip
+        return grad_q, grad_k, grad_v, grad_beta, grad_initial
+    inner_k, grad_w = torch.empty_like(k), torch.empty_like(k)
+    launch(backward_kernels.inner_backward_kernel, (constants["NK"] * shape.chunks * shape.heads,),
         q, k, states, written, grad_o, grad_states, grad_written, grad_q, inner_k, grad_w,
-        *tables, *shape.numbers, scale, **_pick(constants, "BK", "BV", "NV"),
+        *tables, *shape.numbers, scale, num_stages=TUNING.inner_stages,
+        **_pick(constants, "BK", "BV", "NV", BLOCKS=constants["NK"]),
     )  # fmt: skip
-    grad_k, grad_v, grad_beta = torch.empty_like(k), u, torch.empty_like(beta)  # nor is U
-    launch(backward_kernels.transform_backward_kernel, (shape.chunks, shape.heads),
+    launch(backward_kernels.transform_backward_kernel, (shape.chunks * shape.heads,),
         k, v, beta, inverse, grad_w, grad_written, inner_k, grad_k, grad_v, grad_beta, *tables, *shape.numbers,
         **everything,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from _kernels_common import DEVICE, SHARD, SHARDS, example_of
 from hybridzoo.ops._selftest import relative_error, run_example
 from hybridzoo.ops.dispatch import Example, get_op
 from hybridzoo.ops.scan_paths import scan_paths
+from hybridzoo.ops.selective_scan.triton import Backward
 
 
 def scan_case(
@@ -53,20 +54,16 @@ def scan_case(
 
 CHUNKED = {
     "chunk_training": 4,
-    "keep": 2,
-    "keep_on_paths": 4,
-    "backward_fine": 2,
+    "backward": Backward(keep=2),
+    "backward_on_paths": Backward(keep=4, fine=2),
     "chunk_inference": 4,
     "enough_per_sm": 10**6,
     "backward_enough_per_sm": 10**6,
 }
 WALKED = {
     "chunk_training": 8,
-    "keep": 4,
-    "keep_on_paths": 8,
-    "backward_fine": 2,
-    "backward_sub": 2,
-    "backward_hold": False,
+    "backward": Backward(keep=4, fine=2, sub=2, hold=False),
+    "backward_on_paths": Backward(keep=8, fine=4, sub=2),
     "chunk_inference": 4,
     "enough_per_sm": 0,
     "backward_enough_per_sm": 0,
@@ -88,7 +85,10 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
     cases["N64"] = (WALKED, scan_case(1, 3, 9, 64))
     cases["strided"] = (CHUNKED, scan_case(2, 6, 4, 2, strided=True))
     cases["bf16"] = (CHUNKED, scan_case(1, 9, 4, 2, dtype=torch.bfloat16))
-    cases["two-warp-tile"] = ({**CHUNKED, "backward_tile": 8, "tile": 16, "backward_sub": 4}, scan_case(1, 9, 20, 2))
+    cases["two-warp-tile"] = (
+        {**CHUNKED, "backward_tile": 8, "tile": 16, "backward": Backward(keep=4, sub=4)},
+        scan_case(1, 9, 20, 2),
+    )
     if DEVICE == "cuda":  # real sizes around the real chunks and tiles, as auto would run them
         usual: dict[str, Any] = {}
         for L in (63, 64, 65, 127, 129, 300):
@@ -106,7 +106,7 @@ def scan_cases() -> dict[str, tuple[dict[str, Any], Example]]:
         cases["real-bf16"] = (usual, scan_case(2, 333, 64, 16, dtype=torch.bfloat16))
         cases["real-fp16"] = (usual, scan_case(2, 333, 64, 16, dtype=torch.float16))
         cases["real-two-warps-bf16"] = (
-            {"backward_warps": 2, "backward_sub": 4, "warps": 2},
+            {"backward_warps": 2, "backward": Backward(sub=4), "warps": 2},
             scan_case(2, 333, 64, 16, dtype=torch.bfloat16),
         )
     return cases

@@ -3,8 +3,9 @@
 The forward kept a state every KEEP steps. From it the states are recomputed, one parked every FINE steps; then, last
 block first, from each of these again, one parked every SUB steps, and the steps of the block are walked backwards SUB
 at a time with their states in registers. So little is parked at a time that it stays in the cache: what was parked
-for a whole chunk went to memory and back. dB and dC are summed over the block's channels and written to one partial
-buffer per block, so there are no atomics and the result does not depend on scheduling.
+for a whole chunk went to memory and back. Beside 16-bit inputs it may have 16 bits, which no later step builds on.
+dB and dC are summed over the block's channels and written to one partial buffer per block, so there are no atomics and
+the result does not depend on scheduling.
 """
 
 # ruff: noqa: RUF005 (Triton has no tuple unpacking in a display)
@@ -50,14 +51,14 @@ def _through_gate(gy, z):
 @triton.jit
 def _park(p, h, NQ: tl.constexpr, SIZE: tl.constexpr):
     for q in tl.static_range(NQ):
-        tl.store(p + q * SIZE, h[q])
+        tl.store(p + q * SIZE, h[q].to(p.dtype.element_ty))
 
 
 @triton.jit
 def _unpark(p, NQ: tl.constexpr, SIZE: tl.constexpr):
     out = ()
     for q in tl.static_range(NQ):
-        out = out + (tl.load(p + q * SIZE),)
+        out = out + (tl.load(p + q * SIZE).to(tl.float32),)
     return out
 
 

@@ -14,12 +14,22 @@ from hybridzoo.ops.selective_scan._kernels_backward import gradient_kernel
 from hybridzoo.ops.selective_scan._kernels_forward import output_kernel
 
 
+class Backward(NamedTuple):
+    """How the backward recomputes states: constants that decide speed and memory only (see `_kernels_backward`)."""
+
+    keep: int = 8  # steps between states that the forward keeps: 4 N / 8 bytes per (step, channel)
+    fine: int = 8  # steps whose states are parked at a time
+    sub: int = 1  # steps walked back at a time; 2 take 255 registers
+    hold: bool = True
+    half: bool = True  # beside 16-bit inputs parked states have 16 bits: half the writes, which bind the backward
+    registers: int = 168  # at most, a thread
+    programs_per_sm: int = 12  # as many as these registers let run at once
+
+
 class Tuning(NamedTuple):
     """Constants that decide speed only; `hybridzoo bench ops` sweeps them."""
 
     chunk_training: int = 64
-    keep: int = 16  # steps between kept states: 4 N / 16 bytes per (step, channel)
-    keep_on_paths: int = 64  # the same with paths, where a position has the channels of all directions
     chunk_inference: int = 128
     chunk_least: int = 32  # of inference, where longer chunks would leave the device idle
     filled_per_sm: int = 16  # programs that walk chunks, from which on the device is busy
@@ -31,17 +41,15 @@ class Tuning(NamedTuple):
     carry_block: int = 128
     carry_unroll: int = 8
     backward_tile: int = 512
-    backward_unroll: int = 4
+    backward_unroll: int = 8
     backward_state_stages: int = 1  # of its walks forwards, and of the walk back: more copy loads ahead into shared
     backward_stages: int = 1  # memory, 17 KB a program
-    backward_fine: int = 16
-    backward_sub: int = 1
-    backward_hold: bool = True
     backward_warps: int = 1
-    backward_registers: int = 168  # at most, a thread
-    programs_per_sm: int = 12  # of the backward, as many as its registers let run at once
     enough_per_sm: int = 4  # programs that walk whole segments, from which on chunks are not worth a second pass
     backward_enough_per_sm: int = 6
+    backward: Backward = Backward()
+    # with paths a position has the channels of all directions, so that fewer states are kept
+    backward_on_paths: Backward = Backward(keep=64, sub=2, registers=255, programs_per_sm=8)
 
 
 TUNING = Tuning()
@@ -138,8 +146,8 @@ class _Launch:
         self.dims = (self.channels, self.channels // self.groups, self.plan.per_group)
         self.device = u.device
 
-    def empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=self.device)
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     def chunk_buffers(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """States, sums of delta, and 0 where a reset lies in the chunk."""
@@ -203,16 +211,17 @@ def _strides(x: Tensor | None, n: int) -> tuple[int, ...]:
     return (0,) * n if x is None else x.stride()[:n]
 
 
-def _keep_every(paths: bool) -> int:
-    """Steps between kept states; a chunk is a multiple of them."""
-    return min(TUNING.keep_on_paths if paths else TUNING.keep, TUNING.chunk_training)
+def _backward_of(paths: bool) -> Backward:
+    """Its constants; a chunk is a multiple of the steps between kept states."""
+    found = TUNING.backward_on_paths if paths else TUNING.backward
+    return found._replace(keep=min(found.keep, TUNING.chunk_training))
 
 
 def kept_states(length: int, batch: int, segments: int | None, paths: bool = False) -> int:
     """How many states a training forward keeps."""
     chunks = cdiv(length, TUNING.chunk_training)
     chunks = batch * chunks if segments is None else chunks + segments
-    return chunks * (TUNING.chunk_training // _keep_every(paths))
+    return chunks * (TUNING.chunk_training // _backward_of(paths).keep)
 
 
 def scan_forward(
@@ -241,7 +250,7 @@ def scan_forward(
     plan, (seg, start, size, seg_chunk) = run.plan, run.tables
     y = (torch.zeros if run.packed else torch.empty)(dt.shape, dtype=u.dtype, device=u.device)
     final = run.empty(run.segments, run.channels, run.states)
-    every = _keep_every(path is not None) if keep else 0
+    every = _backward_of(path is not None).keep if keep else 0
     per = plan.chunk // every if keep else 0
     # short chunks leave some states out: zeros, so that what is returned is always the same
     make = torch.zeros if run.packed or run.length % plan.chunk else torch.empty
@@ -310,27 +319,29 @@ def scan_backward(
         )  # fmt: skip
         run.carry(A, grad_final, carry, sums, alive, d_init, back=True)
     # as many programs as run at once; each sums the gradients of the weights over what it does
-    at_once = TUNING.programs_per_sm * _multiprocessors(u.device)
+    way = _backward_of(path is not None)
+    at_once = way.programs_per_sm * _multiprocessors(u.device)
     visits = cdiv(run.work, max(1, min(run.work, at_once // plan.blocks)))
     share = cdiv(run.work, visits)
     dA = run.empty(share, run.channels, run.states)
     dD = None if D is None else run.empty(share, run.channels)
     dbias = None if dt_bias is None else run.empty(share, run.channels)
-    every = _keep_every(path is not None)
-    fine = min(TUNING.backward_fine, every)
-    sub = min(TUNING.backward_sub, fine)
+    fine = min(way.fine, way.keep)
+    sub = min(way.sub, fine)
     unroll = max(sub, min(TUNING.backward_unroll, fine))
     parked = fine // sub + sub + 1
-    slots = parked + (every // fine if fine < every else 0)
+    slots = parked + (way.keep // fine if fine < way.keep else 0)
     splits = min(plan.BD * plan.W // plan.NP, plan.W).bit_length() - 1
+    half = way.half and u.element_size() == 2
+    park = run.empty(plan.blocks * share, slots, plan.BD, plan.NP, dtype=torch.bfloat16 if half else torch.float32)
     launch(gradient_kernel, (plan.blocks * share,),
         u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,
-        run.empty(plan.blocks * share, slots, plan.BD, plan.NP), du, ddt, dz, dA, dBC, dD, dbias, d_init,
+        park, du, ddt, dz, dA, dBC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, SLOTS=slots, UN=unroll,
-        STAGES=TUNING.backward_state_stages, BACK_STAGES=TUNING.backward_stages, CHUNK=plan.chunk, KEEP=every,
-        FINE=fine, HOLD=TUNING.backward_hold, maxnreg=TUNING.backward_registers, **tiles,
+        STAGES=TUNING.backward_state_stages, BACK_STAGES=TUNING.backward_stages, CHUNK=plan.chunk, KEEP=way.keep,
+        FINE=fine, HOLD=way.hold, maxnreg=way.registers, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

@@ -57,6 +57,8 @@ def test_fused_attention_runs_for_plain_causal_rows():
     assert op.select(example.call).name == "sdpa"
 
 
-@pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d", "delta_rule", "long_conv", "linear"])
+@pytest.mark.parametrize(
+    "op", ["selective_scan", "causal_conv1d", "delta_rule", "linear_attention", "long_conv", "linear"]
+)
 def test_auto_takes_our_kernels(op):
     assert [row.backend for row in dispatch.report("cuda") if row.op == op and row.auto] == ["triton"]

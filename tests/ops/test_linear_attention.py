@@ -160,6 +160,20 @@ def test_slices_are_read_as_they_lie():
     torch.testing.assert_close(linear_attention(q, k, v), by_matrix(q, k, v)[0])
 
 
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_gradients_that_are_small_differences_keep_their_digits(offset):
+    """Normalised and not causal, the mean of v cancels in the gradients of q and k: fp32 against fp64."""
+    torch.manual_seed(0)
+    q, k, v = (x.float() for x in inputs(T=300, K=8, V=12))
+    leaves = [x.requires_grad_() for x in (q, k, v + offset)]
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    got, want = (linear_attention(*x, causal=False, normalize=True, backend="torch") for x in (leaves, wide))
+    weight = torch.rand_like(want)
+    grads = torch.autograd.grad(got, leaves, weight.float()), torch.autograd.grad(want, wide, weight)
+    assert relative_error(got, want) < 1e-6
+    assert all(relative_error(g, w) < 2e-6 for g, w in zip(*grads))
+
+
 CASES = ("T1", "T64", "T130-B2-H2", "spans", "decay", "decay-spans", "normalised", "normalised-decay-state")
 MORE = ("non-causal", "non-causal-normalised", "K80-V72", "fp16", "decay-fp16", "normalised-fp16", "opcheck")
 POSITIVE = ("positive-bf16", "positive-decay-bf16", "positive-non-causal-bf16", "positive-eps")

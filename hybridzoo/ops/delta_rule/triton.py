@@ -153,7 +153,7 @@ def delta_rule_forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float, initial: Tensor | None, cu_seqlens: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output (B, T, H, V), final states (S, H, K, V) fp32, and `Kept` if `keep`; all but X of it only as TUNING says."""
+    """Output (B, T, H, V), final states (S, H, K, V) fp32, and `Kept`: X if `keep`, the rest if TUNING says so too."""
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     initial = None if initial is None else initial.contiguous()
     shape = shape_of(k, v, cu_seqlens)

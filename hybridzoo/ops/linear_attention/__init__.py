@@ -150,11 +150,7 @@ OP = register_op(
     Op(
         name="linear_attention",
         backends=(
-            triton_backend(
-                _run_triton,
-                _triton_supports,
-                auto_veto="gradients with a normaliser were wrong on a GPU; put right, not rerun there",
-            ),
+            triton_backend(_run_triton, _triton_supports),
             Backend(name="torch", priority=0, run=attention_torch, exportable=True),
         ),
         examples=_examples,

@@ -27,6 +27,10 @@ def attention_torch(
     wide = torch.promote_types(v.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         q, k, values = (x.to(wide).transpose(1, 2) for x in (q * scale, k, v))  # (B, H, T, ...)
+        center = None
+        if normalize and not causal:  # the mean that all rows have in common comes back exactly; see below
+            center = values.mean(2, keepdim=True).detach()
+            values = values - center
         if normalize:  # the denominator is one more value column, of ones
             values = F.pad(values, (0, 1), value=1.0)
         if causal:
@@ -34,7 +38,12 @@ def attention_torch(
         else:
             out, final = q @ (k.transpose(2, 3) @ values), None
         if normalize:
-            out = out[..., :-1] / (out[..., -1:] + eps)
+            sums = out[..., -1:] + eps
+            out = out[..., :-1] / sums
+            if center is not None:
+                # With the mean left in the values, the gradients of q and k are small differences of large sums, by way
+                # of numerator and denominator. The result does not depend on `center`, so neither do its gradients.
+                out = out + center - center * (eps / sums)
         return out.transpose(1, 2).to(v.dtype), final
 
 

@@ -40,6 +40,9 @@ CASES: dict[str, list[Case]] = {  # op -> name of an example, what is None in it
         ("state", ("bias",), ()),
     ],
     "linear": [("M37-K33-N20-fp32", (), ()), ("M37-K33-N20-fp32", ("bias",), ())],
+    "rank_product": [("M70-K2-R4-D40-fp32", (), ()), ("M130-K3-R20-D150-fp32", (), ())],
+    "conv2d_relu": [("B2-5x7-C40-N33-3x3-fp32", (), ()), ("B1-9x6-C32-N64-3x3-residual-fp32", ("residual",), ())],
+    "concat_last": [("M70-K8-4-16-16-fp32", (), ())],
     "depthwise_conv2d": [("B2-9x10-C40-bias-silu-fp32", (), ()), ("B2-9x10-C40-bias-silu-fp32", ("bias",), ())],
     "hybrid_attention": [("rows without gradients", (), ()), ("decode", (), ())],
     "linear_attention": [

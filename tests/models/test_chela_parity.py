@@ -120,6 +120,17 @@ def test_the_kernels_that_stretch_equal_torchs_operations():
     assert {case: error for case, error in errors.items() if not error < 1e-6} == {}
 
 
+def test_transforms_are_kept_until_a_weight_changes():
+    """In Triton's interpreter: one transform of the taps for two calls after every change, and never an old one."""
+    pytest.importorskip("triton")
+    command = [sys.executable, str(Path(__file__).with_name("_kept_transforms.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 22
+    assert {step: seen for step, seen in found.items() if seen != [int("more rows" not in step), 0.0]} == {}
+
+
 # Mega ---------------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ Legend: B rows, T positions, D channels, C copies of the channels, k taps of a s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -17,7 +18,7 @@ from transformers import initialization as init
 from hybridzoo.errors import ConfigError, InputError, unknown
 from hybridzoo.layers.chela.stretch import laid_out, stretched
 from hybridzoo.ops.dispatch import exporting
-from hybridzoo.ops.long_conv import long_conv
+from hybridzoo.ops.long_conv import keeping, long_conv
 
 MODES = ("cat", "sum")
 INTERPOLATIONS = ("linear", "nearest")
@@ -96,7 +97,8 @@ class MultiScaleConv(nn.Module):
         self.register_buffer("kernel_norm", torch.empty(rows, channels, 1))
         if decay != "scale":
             self.decay = nn.Parameter(torch.empty(channels), requires_grad=decay == "learnable")
-        self._kept: tuple[Any, tuple[Tensor, Tensor | None]] | None = None
+        # what they were made of, the kernels, and where `long_conv` keeps their transform
+        self._kept: tuple[Any, tuple[Tensor, Tensor | None], dict[Any, Any]] | None = None
 
     def init_weights(self) -> None:
         """Sub-kernels and skip N(0, 1); the norm that the kernel starts with is kept for good."""
@@ -117,6 +119,11 @@ class MultiScaleConv(nn.Module):
         """Forgets the kept kernels, whatever wrote to the weights."""
         self._kept = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Forgets the kept kernels: a move or a cast does not count as a write."""
+        self._kept = None
+        return super()._apply(fn, recurse)
 
     def _whole(self, norm: Tensor | None, taps: int | None = None) -> Tensor:
         """(rows, D, taps) over a norm (rows, D, 1), or as it is; what is linear comes before the stretching.
@@ -148,13 +155,14 @@ class MultiScaleConv(nn.Module):
     def kernels(self, length: int) -> tuple[Tensor, Tensor | None]:
         """Taps from the present position backwards (C D, <= length); if bidirectional the next ones forwards, too.
 
-        In eval mode without gradients they are kept until a weight changes.
+        In eval mode without gradients they are kept until a weight changes, and so is their transform. Writes that
+        torch does not count (through `.data`) are noticed by `train` and `eval` only.
         """
         fits = exporting() and not self.any_length  # checked; a minimum would split the graph
         taps = length if fits else min(length, self.max_length)
         key = None
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            key = versions(self, taps)
+            key = versions(self, taps, min(length - 1, self.max_length))
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
         traced = torch.compiler.is_compiling()
@@ -168,8 +176,9 @@ class MultiScaleConv(nn.Module):
             back, ahead = whole.chunk(2)  # the first half of the rows looks back
             ahead = ahead.flatten(0, 1)[:, : max(1, length - 1)]
         found = back.flatten(0, 1), ahead
-        if key is not None:
-            self._kept = key, found
+        # a captured graph computes nothing before it is replayed
+        if key is not None and not (self.D.is_cuda and torch.cuda.is_current_stream_capturing()):
+            self._kept = key, found, {}
         return found
 
     def check_length(self, length: int) -> None:
@@ -194,12 +203,16 @@ class MultiScaleConv(nn.Module):
         length = x.shape[1]
         self.check_length(length)
         with torch.autocast(x.device.type, enabled=False):
-            back, ahead = self.kernels(length)
+            back, ahead = found = self.kernels(length)
             if extra is not None:
                 back, ahead = add_taps(back, ahead, extra.to(back.dtype), length)
             inputs = x if self.copies == 1 else x.repeat(1, 1, self.copies)
-            skip = self.D.flatten().to(back.dtype)
-            return long_conv(inputs, back, ahead if length > 1 else None, skip).contiguous()
+            call = inputs, back, ahead if length > 1 else None, self.D.flatten().to(back.dtype)
+            kept = None if torch.compiler.is_compiling() or extra is not None else self._kept
+            if kept is not None and kept[1] is found:
+                with keeping(kept[2]):
+                    return long_conv(*call).contiguous()
+            return long_conv(*call).contiguous()
 
 
 def add_taps(back: Tensor, ahead: Tensor | None, extra: Tensor, length: int) -> tuple[Tensor, Tensor | None]:

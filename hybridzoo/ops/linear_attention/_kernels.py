@@ -93,11 +93,11 @@ def sums_kernel(
 @triton.jit
 def carry_kernel(
     states, initial, final, decay, T, heads, SIZE, SPANS,
-    CAUSAL: tl.constexpr, FLIP: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr, FLIP: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """In place: what each span adds becomes the state before it (FLIP: after it); the last state goes to `final`.
 
-    Not CAUSAL: `final` is the sum over all spans, and `states` stays.
+    Not CAUSAL: `final` is the sum over all spans, and `states` stays. AHEAD spans are read before the first is written.
     """
     row = tl.program_id(1) // heads
     head = tl.program_id(1) % heads
@@ -107,16 +107,25 @@ def carry_kernel(
     state = tl.zeros([BLOCK], tl.float32)
     if initial is not None:
         state += tl.load(initial + owner, mask=inside, other=0.0).to(tl.float32)
-    for i in range(SPANS):
-        span = SPANS - 1 - i if FLIP else i
-        place = states + ((row.to(tl.int64) * SPANS + span) * heads + head) * SIZE + at
-        added = tl.load(place, mask=inside, other=0.0)
-        if CAUSAL:
-            tl.store(place, state, mask=inside)
-        if decay is not None:
-            length = tl.minimum(T - span * SPAN, SPAN).to(tl.float32)
-            state *= tl.exp(-tl.load(decay + head).to(tl.float32) * length)
-        state += added
+    rate = 0.0
+    if decay is not None:
+        rate = tl.load(decay + head).to(tl.float32)
+    for first in range(0, SPANS, AHEAD):
+        added = ()
+        for n in tl.static_range(AHEAD):
+            span = SPANS - 1 - first - n if FLIP else first + n
+            place = states + ((row.to(tl.int64) * SPANS + span) * heads + head) * SIZE + at
+            found = tl.load(place, mask=inside & (first + n < SPANS), other=0.0)
+            added = added + (found,)  # noqa: RUF005  (a starred tuple is not Triton)
+        for n in tl.static_range(AHEAD):
+            span = SPANS - 1 - first - n if FLIP else first + n
+            if CAUSAL:
+                place = states + ((row.to(tl.int64) * SPANS + span) * heads + head) * SIZE + at
+                tl.store(place, state, mask=inside & (first + n < SPANS))
+            if decay is not None:
+                length = tl.where(first + n < SPANS, tl.minimum(T - span * SPAN, SPAN), 0)
+                state *= tl.exp(-rate * length.to(tl.float32))
+            state += added[n]
     if final is not None:
         tl.store(final + owner, state, mask=inside)
 

@@ -29,6 +29,8 @@ class Tuning(NamedTuple):
 
     span: int = 256  # positions between states
     tile: int = 64
+    carry_block: int = 256  # elements of the states that a program carries, two a thread
+    carry_ahead: int = 8  # spans it reads before it writes: loads in flight
 
 
 TUNING = Tuning()
@@ -87,10 +89,11 @@ def _states(
     launch(_kernels.sums_kernel, grid,
         x, y, factor, bias, decay, states, *shape.numbers, scale, **_constants(shape, normalize, FLIP=flip),
     )  # fmt: skip
-    block = 256 if size >= 256 else next_power_of_2(size)
+    block = min(TUNING.carry_block, next_power_of_2(size))
     launch(_kernels.carry_kernel, (cdiv(size, block), shape.batch * shape.heads),
         states, initial, final, decay, shape.length, shape.heads, size, shape.spans,
         CAUSAL=shape.causal, FLIP=flip, SPAN=TUNING.span, BLOCK=block,
+        AHEAD=min(TUNING.carry_ahead, next_power_of_2(shape.spans)), num_stages=1,
     )  # fmt: skip
     return states, final
 

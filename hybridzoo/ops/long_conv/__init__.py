@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hybridzoo.errors import InputError
 from hybridzoo.ops.dispatch import AUTO, Backend, Call, Example, Op, register_op, triton_backend
+from hybridzoo.ops.long_conv.keeping import keeping
 from hybridzoo.ops.long_conv.reference import conv_torch
 
-__all__ = ["long_conv"]
+__all__ = ["keeping", "long_conv"]
 
 
 def long_conv(

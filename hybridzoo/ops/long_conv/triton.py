@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hybridzoo.ops._launch import cdiv, launch
 from hybridzoo.ops.long_conv import _half, _kernels, _segments
+from hybridzoo.ops.long_conv.keeping import current
 
 
 class Tuning(NamedTuple):
@@ -113,6 +114,21 @@ def _taps(
     return spectra, spectra.new_empty(0)
 
 
+def _kept_taps(
+    kernel: Tensor, ahead: Tensor | None, skip: Tensor | None, table: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """`_taps`, or what they were at the last call with the same store (`keeping`)."""
+    store, key = current(), (plan._replace(batch=0), table.device)
+    if store is not None and key in store:
+        return store[key]
+    taps = _taps(kernel, ahead, skip, table, plan)
+    # a captured graph computes nothing before it is replayed
+    if store is not None and not (table.is_cuda and torch.cuda.is_current_stream_capturing()):
+        store.clear()
+        store[key] = taps
+    return taps
+
+
 def taps_shape(plan: Plan) -> tuple[int, ...]:
     """Of the taps' spectra: packed for 16-bit inputs, Re and Im apart otherwise."""
     return plan.channels, plan.count, *(() if plan.half else (2,)), plan.N1 * plan.N2
@@ -147,7 +163,7 @@ def conv_forward(x: Tensor, kernel: Tensor, ahead: Tensor | None, skip: Tensor |
     plan = plan_of(x, kernel, ahead)
     table = tables(plan.N1, plan.N2, x.device)
     rows = _rows(x)
-    taps, sizes = _taps(kernel, ahead, skip, table, plan)
+    taps, sizes = _kept_taps(kernel, ahead, skip, table, plan)
     if plan.block:
         y = _segments.forward(rows, (taps, sizes), plan)
     elif plan.half:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,20 @@ from torch import Tensor
 from hybridzoo.ops._launch import cdiv, launch, next_power_of_2
 from hybridzoo.ops.hybrid_attention.plan import AttentionPlan
 
-_BLOCK = 64  # slots a program reads at a time
 _TILE = 128  # queries of a program that reads whole rows
-_PROGRAMS_PER_SM = 4
 _EVERYTHING = 1 << 30
+
+
+class Tuning(NamedTuple):
+    """Constants of decoding that decide speed only."""
+
+    block: int = 64  # slots a program reads at a time
+    stages: int = 3  # blocks on their way or in use
+    programs: int = 4  # wanted of a multiprocessor
+    at_once: bool = False  # at most so many programs: all run at once, though some places stay free; else at least
+
+
+TUNING = Tuning()
 
 
 def supports(call: Mapping[str, Any]) -> str | None:
@@ -65,7 +75,7 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) 
     rows = heads // groups
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     splits = _splits(q, batch * groups, slots)
-    piece = cdiv(cdiv(slots, splits), _BLOCK) * _BLOCK
+    piece = cdiv(cdiv(slots, splits), TUNING.block) * TUNING.block
     splits = max(1, cdiv(slots, piece))
     explicit = not plan.everything
     q_at = k_at = q
@@ -89,10 +99,11 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) 
         K=width,
         V=value_width,
         VP=max(16, next_power_of_2(value_width)),
-        BLOCK=_BLOCK,
+        BLOCK=TUNING.block,
         POSITIONS=explicit,
         SPLITS=splits,
         num_warps=4,  # pyright: ignore[reportCallIssue]
+        num_stages=TUNING.stages,  # pyright: ignore[reportCallIssue]
         **padded,
     )
     if splits > 1:
@@ -109,7 +120,10 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) 
 
 
 def _splits(q: Tensor, pairs: int, slots: int) -> int:
-    """A power of two that fills the device, with pieces of at least two blocks."""
+    """Pieces of a row that fill the device, of at least two blocks each."""
     processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
-    wanted = next_power_of_2(cdiv(processors * _PROGRAMS_PER_SM, pairs))
-    return max(1, min(wanted, next_power_of_2(max(1, slots // (2 * _BLOCK))), 128))
+    programs = processors * TUNING.programs
+    blocks = max(1, slots // (2 * TUNING.block))
+    if TUNING.at_once:
+        return max(1, min(programs // pairs, blocks, 128))
+    return min(next_power_of_2(cdiv(programs, pairs)), next_power_of_2(blocks), 128)

@@ -54,8 +54,8 @@ def delta_rule_triton_backward(
     written: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `hybridzoo.ops.delta_rule.triton.delta_rule_backward`."""
-    kept = inverse, w, states, written
-    *grads, state = delta_rule_backward(grad_o, grad_final, q, k, v, beta, scale, initial_state, cu_seqlens, kept)
+    inputs = q, k, v, beta, scale, initial_state, cu_seqlens
+    *grads, state = delta_rule_backward(grad_o, grad_final, *inputs, inverse, w, states, written)
     return (*grads, q.new_empty(0) if state is None else state)  # type: ignore[return-value]
 
 
@@ -87,11 +87,7 @@ def _backward(
 
 
 delta_rule_triton_op.register_autograd(_backward, setup_context=_setup)
-_eager = eager_form(
-    delta_rule_forward,
-    _setup,
-    lambda ctx, *grads: _backward(ctx, *grads, run=lambda *a: delta_rule_backward(*a[:-4], a[-4:])),
-)
+_eager = eager_form(delta_rule_forward, _setup, lambda ctx, *grads: _backward(ctx, *grads, run=delta_rule_backward))
 
 
 def delta_rule_triton(*inputs: Any) -> tuple[Tensor, ...]:

@@ -138,12 +138,8 @@ def _states(k: Tensor, w: Tensor, u: Tensor, initial: Tensor | None, final: Tens
     return states, written
 
 
-Kept = tuple[Tensor, Tensor, Tensor, Tensor]
-"""X (chunks, H, C, C), W (like k), the states before each chunk (chunks, H, K, V), V' (like v)."""
-
-
 def kept_shapes(k: Tensor, v: Tensor, chunks: Any, keep: bool) -> tuple[Any, ...]:
-    """Shapes of what a forward keeps; nothing is in what it does not keep."""
+    """Shapes of what a forward leaves to its backward: X, W, the states before each chunk, V'. Empty if not kept."""
     heads, keys = k.shape[2:]
     rest = (k.shape, (chunks, heads, keys, v.shape[3]), v.shape) if keep and TUNING.keep else (0, 0, 0)
     return ((chunks, heads, C, C) if keep else 0, *rest)
@@ -153,7 +149,7 @@ def delta_rule_forward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float, initial: Tensor | None, cu_seqlens: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output (B, T, H, V), final states (S, H, K, V) fp32, and `Kept`: X if `keep`, the rest if TUNING says so too."""
+    """Output (B, T, H, V), final states (S, H, K, V) fp32, and what `kept_shapes` names."""
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     initial = None if initial is None else initial.contiguous()
     shape = shape_of(k, v, cu_seqlens)
@@ -177,16 +173,15 @@ def delta_rule_forward(
 
 def delta_rule_backward(
     grad_o: Tensor, grad_final: Tensor | None, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float,
-    initial: Tensor | None, cu_seqlens: Tensor | None, kept: Kept,
+    initial: Tensor | None, cu_seqlens: Tensor | None, inverse: Tensor, w: Tensor, states: Tensor, written: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of q, k, v, beta and the initial state."""
+    """Gradients of q, k, v, beta and the initial state; empty `states`: W, states and V' are computed again."""
     q, k, v, beta, grad_o = (x.contiguous() for x in (q, k, v, beta, grad_o))
     initial, grad_final = (None if x is None else x.contiguous() for x in (initial, grad_final))
     shape = shape_of(k, v, cu_seqlens)
     constants = _constants(shape)
     tables = (shape.bounds, shape.firsts)
     everything = {**_pick(constants), **_blocks(constants)}
-    inverse, w, states, written = kept
     if not states.numel():
         w, u = _transform(k, v, beta, inverse, shape, invert=False, keep=False)
         states, written = _states(k, w, u, initial, None, shape)

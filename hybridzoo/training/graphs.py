@@ -117,7 +117,8 @@ class StepGraphs:
         torch.cuda.current_stream().wait_stream(side)
         with torch.no_grad():  # the warm-up leaves no trace: running statistics, random numbers
             for buffer, value in kept:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):  # what is made once from frozen buffers is not made anew
+                    buffer.copy_(value)
         torch.cuda.set_rng_state(drawn)
         self._forget_gradients()
         graph = torch.cuda.CUDAGraph()

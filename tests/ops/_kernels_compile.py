@@ -29,6 +29,8 @@ TYPES = {
 }  # fmt: skip
 
 TAPS = ("taps_kernel", "taps_backward_kernel")  # of long_conv; its others take long and have no optional arguments
+TOGETHER = ("transform_kernel", "product_kernel", "correlate_kernel", "inverse_kernel")  # of a few 16-bit segments
+TOGETHER = (*TOGETHER, "product_bounds_kernel", "correlate_bounds_kernel")
 Case = tuple[str, tuple[str, ...], tuple[str, ...]]
 CASES: dict[str, list[Case]] = {  # op -> name of an example, what is None in it, names of kernels (all if empty)
     "causal_conv1d": [
@@ -51,7 +53,14 @@ CASES: dict[str, list[Case]] = {  # op -> name of an example, what is None in it
         ("non-causal, normalised", (), ()),
     ],
     "delta_rule": [("packed", (), ()), ("plain", ("initial_state",), ())],
-    "long_conv": [("short", (), TAPS), ("short", ("skip",), TAPS), ("bidirectional", (), TAPS)],
+    "long_conv": [
+        ("short", (), TAPS),
+        ("short", ("skip",), TAPS),
+        ("bidirectional", (), TAPS),
+        ("bf16, segments", (), TOGETHER),
+        ("bf16, segments", ("skip",), TOGETHER),
+        ("bf16, segments, bidirectional", (), TOGETHER),
+    ],
     "selective_scan": [("full, groups", (), ()), ("packed", ("z", "D", "dt_bias", "initial_state"), ())],
 }
 

@@ -90,6 +90,7 @@ def _examples(device: torch.device) -> list[Example]:
         make("segments, bidirectional", 5000, 5000, 4999),
         make("bf16", 300, 128, 0, torch.bfloat16),
         make("bf16, segments", 5000, 4999, 0, torch.bfloat16),
+        make("bf16, segments, bidirectional", 9000, 9000, 8000, torch.bfloat16),
     ]
 
 

@@ -86,7 +86,7 @@ def state_backward_kernel(
         tile += dot(key, narrow)
         store_tile(grad_written, tile, first, c, heads, head, valid, e, V)
         weight = load_tile(w, first, c, heads, head, valid, d, K)
-        grad -= dot(tl.trans(weight), tile.to(weight.dtype))
+        grad += dot(tl.trans(weight), (-tile).to(weight.dtype))  # added to in place, which a difference is not
         grad += scale * dot(tl.trans(query), out)
     if grad_initial is not None:
         tl.store(grad_initial + owner + place_in_state, grad, mask=inside)

@@ -1,7 +1,8 @@
 """One CHELA layer beside one Transformer layer and one layer of fla's linear attention, by length of the sequence.
 
 All layers have the same width, the same gated MLP and the same norms around their mixers; they differ in the mixer.
-Weights and inputs are random. "forward" runs without gradients, "train" is forward and backward.
+Weights and inputs are random. "forward" runs in eval mode without gradients, where a CHELA layer keeps the taps of its
+long kernel and their transform from call to call, as it does for users; "train" is forward and backward.
 """
 
 from __future__ import annotations

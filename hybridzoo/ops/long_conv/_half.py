@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hybridzoo.ops.long_conv.triton import Plan
 
 PROGRAMS = 1056  # that walk rows: two rounds of four for each multiprocessor of an H100
+WALKERS = 1056  # programs that walk over segments
 BLOCK = 256  # frequencies of a program of `product_kernel`
 
 
@@ -40,7 +41,7 @@ def _share(batch: int, others: int) -> tuple[int, int]:
 
 def share_out(segments: int) -> tuple[int, int]:
     """Segments of a program that walks over them, and programs."""
-    per = cdiv(segments, PROGRAMS)
+    per = cdiv(segments, WALKERS)
     return per, cdiv(segments, per)
 
 

@@ -64,6 +64,7 @@ def _examples(device: torch.device) -> list[Example]:
     return [
         example("M70-K8-4-16-16-fp32", 70, 8, (4, 16, 16), torch.float32),
         example("M33-K1-20-5-1-fp32", 33, 1, (20, 5, 1), torch.float32),
+        example("M16-K8-32-16-16-fp32", 16, 8, (32, 16, 16), torch.float32),
         example("M129-K3-8-16-16-bf16", 129, 3, (8, 16, 16), torch.bfloat16),
     ]
 

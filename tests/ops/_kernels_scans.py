@@ -54,7 +54,7 @@ def scan_case(
 
 CHUNKED = {
     "chunk_training": 4,
-    "backward": Backward(keep=2),
+    "backward": Backward(keep=2, fine=2, sub=2),
     "backward_on_paths": Backward(keep=4, fine=2),
     "chunk_inference": 4,
     "enough_per_sm": 10**6,
@@ -62,7 +62,7 @@ CHUNKED = {
 }
 WALKED = {
     "chunk_training": 8,
-    "backward": Backward(keep=4, fine=2, sub=2, hold=False),
+    "backward": Backward(keep=4, fine=2, sub=1),
     "backward_on_paths": Backward(keep=8, fine=4, sub=2),
     "chunk_inference": 4,
     "enough_per_sm": 0,

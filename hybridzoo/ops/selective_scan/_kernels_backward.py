@@ -3,9 +3,8 @@
 The forward kept a state every KEEP steps. From it the states are recomputed, one parked every FINE steps; then, last
 block first, from each of these again, one parked every SUB steps, and the steps of the block are walked backwards SUB
 at a time with their states in registers. So little is parked at a time that it stays in the cache: what was parked
-for a whole chunk went to memory and back. Beside 16-bit inputs it may have 16 bits, which no later step builds on.
-dB and dC are summed over the block's channels and written to one partial buffer per block, so there are no atomics and
-the result does not depend on scheduling.
+for a whole chunk went to memory and back. dB and dC are summed over the block's channels and written to one partial
+buffer per block, so there are no atomics and the result does not depend on scheduling.
 """
 
 # ruff: noqa: RUF005 (Triton has no tuple unpacking in a display)
@@ -51,14 +50,14 @@ def _through_gate(gy, z):
 @triton.jit
 def _park(p, h, NQ: tl.constexpr, SIZE: tl.constexpr):
     for q in tl.static_range(NQ):
-        tl.store(p + q * SIZE, h[q].to(p.dtype.element_ty))
+        tl.store(p + q * SIZE, h[q])
 
 
 @triton.jit
 def _unpark(p, NQ: tl.constexpr, SIZE: tl.constexpr):
     out = ()
     for q in tl.static_range(NQ):
-        out = out + (tl.load(p + q * SIZE).to(tl.float32),)
+        out = out + (tl.load(p + q * SIZE),)
     return out
 
 
@@ -91,10 +90,10 @@ def _steps_back(
     pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset,
     sul, sdl, szl, sgl, DM, md, w,
     SBC: tl.constexpr, SN: tl.constexpr, SPLITS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SUB: tl.constexpr, HOLD: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """SUB steps from t, forwards from the state before them, and back; HOLD: their decays stay in registers."""
+    """SUB steps from t, forwards from the state before them, and back."""
     pu = moved(path, pu, t * sul)
     pd = moved(path, pd, t * sdl)
     pz = moved(path, pz, t * szl)
@@ -171,13 +170,7 @@ def _steps_back(
         sums = ()
         d_delta = delta[:, None] * 0.0
         for q in tl.static_range(NQ):
-            if HOLD:
-                x = decays[i][q]
-            else:
-                x = tl.exp2(delta[:, None] * a[q])
-                if reset is not None:
-                    x = x * (1.0 - tl.load(reset + at + t + i).to(tl.float32))
-            left = gained[q] * x
+            left = gained[q] * decays[i][q]
             inner = left * befores[i][q]  # gradient of delta A
             d_delta += inner * a[q]
             sums = sums + (sum_A[q] + inner * delta[:, None],)
@@ -208,15 +201,15 @@ def _block_back(
     pu, pd, pz, pg, pbc, turn, park, pdu, pdd, pdz, pdbc, bi, Dv, reset,
     sul, sdl, szl, sgl, DM, md, w,
     SBC: tl.constexpr, SN: tl.constexpr, SPLITS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SUB: tl.constexpr, HOLD: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
     N: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr,
-    UN: tl.constexpr, STAGES: tl.constexpr, BACK_STAGES: tl.constexpr, PARKED: tl.constexpr,
+    UN: tl.constexpr, PARKED: tl.constexpr,
 ):  # fmt: skip
     """T steps from step `first`, from the state before them: recomputed, parked, and walked back."""
     tl.debug_barrier()  # the last block's parked states have been read
     full = T // UN * UN
     spare = park + (PARKED - 1) * (BD * NQ * W)  # what is parked there is not read
-    for k in tl.range(0, full, UN, num_stages=STAGES):
+    for k in tl.range(0, full, UN, num_stages=1):
         t = first + k
         h = _recompute(
             h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC), turn,
@@ -242,15 +235,15 @@ def _block_back(
             grad, sum_A, sum_D, sum_bias = _steps_back(
                 h, grad, sum_A, sum_D, sum_bias, a, first + k, start, at, path, g, L,
                 pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w,
-                SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, 1, HOLD, N, NQ, W, BD, FULL,
+                SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, 1, N, NQ, W, BD, FULL,
             )  # fmt: skip
-    for m in tl.range(0, paired, SUB, num_stages=BACK_STAGES):
+    for m in tl.range(0, paired, SUB, num_stages=1):
         k = paired - SUB - m
         h = _unpark(park + k // SUB * (BD * NQ * W), NQ, BD * W)
         grad, sum_A, sum_D, sum_bias = _steps_back(
             h, grad, sum_A, sum_D, sum_bias, a, first + k, start, at, path, g, L,
             pu, pd, pz, pg, pbc, turn, pdu, pdd, pdz, pdbc, bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w,
-            SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, SUB, HOLD, N, NQ, W, BD, FULL,
+            SBC, SN, SPLITS, HAS_D, HAS_Z, SOFTPLUS, SUB, N, NQ, W, BD, FULL,
         )  # fmt: skip
     return grad, sum_A, sum_D, sum_bias
 
@@ -263,8 +256,8 @@ def gradient_kernel(
     sub, sul, sdb, sdl, szb, szl,
     G: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     ONE_PASS: tl.constexpr, NQ: tl.constexpr, W: tl.constexpr, BD: tl.constexpr, SUB: tl.constexpr,
-    SPLITS: tl.constexpr, PARKED: tl.constexpr, SLOTS: tl.constexpr, UN: tl.constexpr, STAGES: tl.constexpr,
-    BACK_STAGES: tl.constexpr, CHUNK: tl.constexpr, KEEP: tl.constexpr, FINE: tl.constexpr, HOLD: tl.constexpr,
+    SPLITS: tl.constexpr, PARKED: tl.constexpr, SLOTS: tl.constexpr, UN: tl.constexpr,
+    CHUNK: tl.constexpr, KEEP: tl.constexpr, FINE: tl.constexpr,
 ):  # fmt: skip
     """A program takes every share-th chunk (in ONE_PASS segment) of its block of channels."""
     blk = tl.program_id(0) % blocks
@@ -328,7 +321,7 @@ def gradient_kernel(
                     for f in range(0, tl.cdiv(many, FINE)):
                         _park(park + (PARKED + f) * (BD * NQ * W) + slot, h, NQ, BD * W)
                         if (f + 1) * FINE < many:
-                            for t in tl.range(far + f * FINE, far + (f + 1) * FINE, UN, num_stages=STAGES):
+                            for t in tl.range(far + f * FINE, far + (f + 1) * FINE, UN, num_stages=1):
                                 h = _recompute(
                                     h, a, moved(path, pu, t * sul), moved(path, pd, t * sdl), moved(path, pbc, t * SBC),
                                     turn, None, bi, reset, at, path, g, L, start,
@@ -342,7 +335,7 @@ def gradient_kernel(
                         h, grad, sum_A, sum_D, sum_bias, a, far + part * FINE, tl.minimum(many - part * FINE, FINE),
                         start, at, path, g, L, pu, pd, pz, pg, pbc, turn, park + slot, du + po, ddt + po, pdz, dBC + pn,
                         bi, Dv, reset, sul, sdl, szl, sgl, DM, md, w, SBC, SN, SPLITS, D is not None, z is not None,
-                        SOFTPLUS, SUB, HOLD, N, NQ, W, BD, FULL, UN, STAGES, BACK_STAGES, PARKED,
+                        SOFTPLUS, SUB, N, NQ, W, BD, FULL, UN, PARKED,
                     )  # fmt: skip
         if ONE_PASS:
             put_tiles(d_init + seg * DM * N + dn, grad, md, w, True, N, NQ, W, BD, FULL)

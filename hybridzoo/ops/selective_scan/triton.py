@@ -19,11 +19,9 @@ class Backward(NamedTuple):
 
     keep: int = 8  # steps between states that the forward keeps: 4 N / 8 bytes per (step, channel)
     fine: int = 8  # steps whose states are parked at a time
-    sub: int = 1  # steps walked back at a time; 2 take 255 registers
-    hold: bool = True
-    half: bool = True  # beside 16-bit inputs parked states have 16 bits: half the writes, which bind the backward
-    registers: int = 168  # at most, a thread
-    programs_per_sm: int = 12  # as many as these registers let run at once
+    sub: int = 2  # steps walked back at a time; 2 take 255 registers, 1 takes 168
+    registers: int = 255  # at most, a thread
+    programs_per_sm: int = 8  # as many as these registers let run at once
 
 
 class Tuning(NamedTuple):
@@ -42,14 +40,12 @@ class Tuning(NamedTuple):
     carry_unroll: int = 8
     backward_tile: int = 512
     backward_unroll: int = 8
-    backward_state_stages: int = 1  # of its walks forwards, and of the walk back: more copy loads ahead into shared
-    backward_stages: int = 1  # memory, 17 KB a program
     backward_warps: int = 1
     enough_per_sm: int = 4  # programs that walk whole segments, from which on chunks are not worth a second pass
     backward_enough_per_sm: int = 6
     backward: Backward = Backward()
     # with paths a position has the channels of all directions, so that fewer states are kept
-    backward_on_paths: Backward = Backward(keep=64, sub=2, registers=255, programs_per_sm=8)
+    backward_on_paths: Backward = Backward(keep=64, sub=1, registers=168, programs_per_sm=12)
 
 
 TUNING = Tuning()
@@ -146,8 +142,8 @@ class _Launch:
         self.dims = (self.channels, self.channels // self.groups, self.plan.per_group)
         self.device = u.device
 
-    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.device)
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
 
     def chunk_buffers(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """States, sums of delta, and 0 where a reset lies in the chunk."""
@@ -332,16 +328,14 @@ def scan_backward(
     parked = fine // sub + sub + 1
     slots = parked + (way.keep // fine if fine < way.keep else 0)
     splits = min(plan.BD * plan.W // plan.NP, plan.W).bit_length() - 1
-    half = way.half and u.element_size() == 2
-    park = run.empty(plan.blocks * share, slots, plan.BD, plan.NP, dtype=torch.bfloat16 if half else torch.float32)
+    park = run.empty(plan.blocks * share, slots, plan.BD, plan.NP)
     launch(gradient_kernel, (plan.blocks * share,),
         u, dt, z, grad_y, A, BC, D, dt_bias, run.reset, path, kept, carry, grad_final,
         park, du, ddt, dz, dA, dBC, dD, dbias, d_init,
         seg, start, size, seg_chunk, *run.dims, run.length, run.batch, plan.blocks, run.work, share,
         *_strides(u, 2), *_strides(dt, 2), *_strides(z, 2),
         G=run.groups, ONE_PASS=plan.one_pass, SUB=sub, SPLITS=splits, PARKED=parked, SLOTS=slots, UN=unroll,
-        STAGES=TUNING.backward_state_stages, BACK_STAGES=TUNING.backward_stages, CHUNK=plan.chunk, KEEP=way.keep,
-        FINE=fine, HOLD=way.hold, maxnreg=way.registers, **tiles,
+        CHUNK=plan.chunk, KEEP=way.keep, FINE=fine, maxnreg=way.registers, **tiles,
     )  # fmt: skip
     dBC = dBC.sum(0)
     return (

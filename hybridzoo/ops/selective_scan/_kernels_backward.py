@@ -327,6 +327,7 @@ def gradient_kernel(
                                     turn, None, bi, reset, at, path, g, L, start,
                                     t, sul, sdl, md, SBC, SOFTPLUS, N, NQ, W, BD, FULL, UN, SUB,
                                 )  # fmt: skip
+                    tl.debug_barrier()
                 for f in range(0, tl.cdiv(many, FINE)):
                     part = tl.cdiv(many, FINE) - 1 - f
                     if FINE < KEEP:

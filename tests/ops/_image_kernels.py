@@ -46,6 +46,13 @@ for row in selftest("cpu", OP):
     if row.backend == "triton":
         results[row.example] = "" if row.ok else f"{row.worst} {row.error:.1e} > {row.tolerance:.1e} {row.detail}"
 
+if OP == "conv2d_relu":  # warp groups for small convolutions too
+    triton = importlib.import_module("hybridzoo.ops.conv2d_relu.triton")
+    triton.GROUPS = 0  # type: ignore[attr-defined]
+    for row in selftest("cpu", OP):
+        if row.backend == "triton":
+            results[f"{row.example}, groups"] = "" if row.ok else f"{row.worst} {row.error:.1e} > {row.tolerance:.1e}"
+
 if OP != "concat_last":  # it has no operator for graphs
     importlib.import_module(f"hybridzoo.ops.{OP}.custom_op")
     torch.use_deterministic_algorithms(False)

@@ -124,6 +124,7 @@ def _examples(device: torch.device) -> list[Example]:
         example("B2-8x7-C64-N16-3x3-stride2-fp32", 2, 8, 7, 64, outputs=16, stride=2),
         example("B2-7x6-C32-N48-1x1-stride2-fp32", 2, 7, 6, 32, outputs=48, kernel=1, stride=2, relu=False),
         example("B1-11x13-C3-N20-7x7-stride2-fp32", 1, 11, 13, 3, outputs=20, kernel=7, stride=2),
+        example("B2-128x132-C20-N24-1x1-fp32", 2, 128, 132, 20, outputs=24, kernel=1),  # warp groups
     ]
 
 

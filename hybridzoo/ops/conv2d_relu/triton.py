@@ -8,6 +8,8 @@ Legend: B batch, H W input, P Q output, C inputs, N outputs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -19,6 +21,7 @@ from hybridzoo.ops._split_product import add_product
 
 PROGRAMS = 264  # two to a multiprocessor of an H100
 ENOUGH = 384  # programs of two warps, from which on a larger tile is worth its lower number
+GROUPS = 512  # tiles of 64 x 64, from which on programs of warp groups are faster than those of two warps
 WIDE_CHANNELS = 4  # most that count as few; others are filled up to this many
 
 
@@ -26,9 +29,12 @@ WIDE_CHANNELS = 4  # most that count as few; others are filled up to this many
 def conv_kernel(
     x, w, bias, residual, y, ROWS, H, W, P, Q, C, N, sb, sh, sw, STRIDE, STEPS,
     K: tl.constexpr, WIDE: tl.constexpr, EVEN: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr,
-    TF32: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """w: (N, steps, BK), filled up with zeros. STEPS: steps of a tap, or of all the taps where WIDE is not 0."""
+    """w: (N, steps, BK), filled up with zeros. STEPS: steps of a tap, or of all the taps where WIDE is not 0.
+
+    PRECISION: "split", by `_split_product`, or Triton's name.
+    """
     pid = tl.program_id(0)
     across = tl.cdiv(N, BN)
     rows = (pid // across) * BM + tl.arange(0, BM)
@@ -60,10 +66,10 @@ def conv_kernel(
                 ok = ok & (ks < C - first)[None, :]
             a = tl.load(corner[:, None] + (i * sh + j * sw + first) + ks[None, :], mask=ok, other=0.0)
         b = tl.load(taps, mask=ok_n, other=0.0)
-        if TF32:
-            out = tl.dot(a, b, out, input_precision="tf32")
-        else:
+        if PRECISION == "split":
             out = add_product(a, b, out)
+        else:
+            out = tl.dot(a, b, out, input_precision=PRECISION)
         taps += BK
     at = rows.to(tl.int64)[:, None] * N + cols[None, :]
     ok = ok_m[:, None] & ok_n
@@ -87,17 +93,20 @@ def _packed(weight: Tensor, wide: int, block: int) -> Tensor:
     return (F.pad(rows, (0, short)) if short else rows).contiguous()
 
 
-def _tile(rows: int, outputs: int, tf32: bool) -> dict[str, int]:
-    """Rows and outputs of a program and its step; three products take warps without a group (see `_split_product`)."""
+def _tile(rows: int, outputs: int, tf32: bool) -> dict[str, Any]:
+    """Rows and outputs of a program, its step and its way to multiply.
+
+    One product takes warp groups, three take them where the convolution is large, else `_split_product`.
+    """
     columns = max(16, min(64, next_power_of_2(outputs)))
-    if not tf32:
-        for bm, bn, bk in ((64, 64, 16), (64, 32, 32)):
-            if cdiv(rows, bm) * cdiv(outputs, bn) >= ENOUGH:
-                return {"BM": bm, "BN": min(bn, columns), "BK": bk, "num_warps": 2, "num_stages": 3}
-        return {"BM": 32, "BN": min(32, columns), "BK": 32, "num_warps": 2, "num_stages": 3}
+    if not tf32 and cdiv(rows, 64) * cdiv(outputs, 64) < GROUPS:
+        tile = {"PRECISION": "split", "num_warps": 2, "num_stages": 3, "BK": 32}
+        many = cdiv(rows, 64) * cdiv(outputs, 32) >= ENOUGH
+        return {**tile, "BM": 64 if many else 32, "BN": min(32, columns)}
+    tile = {"PRECISION": "tf32" if tf32 else "tf32x3", "num_stages": 3, "BN": columns, "BK": 32}
     if cdiv(rows, 128) * cdiv(outputs, 64) >= PROGRAMS:  # two programs to a multiprocessor
-        return {"BM": 128, "BN": columns, "BK": 32, "num_warps": 8, "num_stages": 3, "maxnreg": 128}
-    return {"BM": 64, "BN": columns, "BK": 32, "num_warps": 4, "num_stages": 3}
+        return {**tile, "BM": 128, "num_warps": 8, "maxnreg": 128}
+    return {**tile, "BM": 64, "num_warps": 4}
 
 
 def conv2d_forward(
@@ -121,6 +130,6 @@ def conv2d_forward(
         x, packed, bias, added, y, rows, height, width, down, right, channels, outputs,
         *x.stride()[:3], stride, packed.shape[1] * packed.shape[2] // (tile["BK"] * (k if wide else k * k)),
         K=k, WIDE=wide, EVEN=channels % tile["BK"] == 0, RESIDUAL=residual is not None, RELU=relu,
-        TF32=tf32, **tile,
+        **tile,
     )  # fmt: skip
     return y

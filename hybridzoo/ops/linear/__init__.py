@@ -74,10 +74,12 @@ def _examples(device: torch.device) -> list[Example]:
         }
         return Example(name, call, tuple(key for key, value in call.items() if value is not None))
 
+    large = example("M17000-K30-N66-fp32", 17000, 30, outputs=66)  # warp groups forward, nothing else in its gradients
     return [
         example("M37-K33-N20-fp32", 37, 33, outputs=20),
         example("B2-5x4-K64-N130-fp32", 2, 5, 4, 64, outputs=130, bias=False),
         example("M600-K128-N288-fp32", 600, 128, outputs=288),
+        Example(large.name, large.call, ()),
         example("M24-K32-N16-bf16", 24, 32, outputs=16, dtype=torch.bfloat16),
     ]
 

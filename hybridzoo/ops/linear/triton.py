@@ -1,4 +1,5 @@
-"""Triton kernels of `linear` in fp32, products as three TF32 ones (see `_split_product`): two warps a program.
+"""Triton kernels of `linear` in fp32, products as three TF32 ones: two warps a program (see `_split_product`), but for
+forward products large enough to fill the GPU with programs of eight.
 
 The weight's gradient sums over all rows for few numbers: parts of the rows give every multiprocessor some, and their
 sums are added in a fixed order, so that the result does not depend on scheduling.
@@ -7,6 +8,8 @@ Legend: M rows, K inputs, N outputs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -18,14 +21,19 @@ from hybridzoo.ops._split_product import add_product
 
 PROGRAMS = 528  # of the weight's gradient, four to a multiprocessor of an H100, as its registers allow
 ENOUGH = 384  # programs of a product, from which on a larger tile is worth its lower number
+LARGE = 264  # programs of eight warps, two to a multiprocessor, from which on they are faster than those of two
 
 
 @triton.jit
 def product_kernel(
     x, w, bias, y, M, N, K, sx, wn, wk,
-    BIAS: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BIAS: tl.constexpr, EVEN: tl.constexpr, SPLIT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """y (M, N) = x w (+ bias); the element (k, n) of w lies at `k * wk + n * wn`. EVEN: K is a multiple of BK."""
+    """y (M, N) = x w (+ bias); the element (k, n) of w lies at `k * wk + n * wn`.
+
+    EVEN: K is a multiple of BK. SPLIT: the three products by `_split_product`, else by Triton.
+    """
     pid = tl.program_id(0)
     across = tl.cdiv(N, BN)
     rows = (pid // across).to(tl.int64) * BM + tl.arange(0, BM)
@@ -42,7 +50,10 @@ def product_kernel(
         else:
             a = tl.load(left, mask=ok_m & (ks < K - k)[None, :], other=0.0)
             b = tl.load(right, mask=ok_n & (ks < K - k)[:, None], other=0.0)
-        out = add_product(a, b, out)
+        if SPLIT:
+            out = add_product(a, b, out)
+        else:
+            out = tl.dot(a, b, out, input_precision="tf32x3")
         left += BK
         right += BK * wk
     if BIAS:
@@ -84,26 +95,29 @@ def weight_gradient_kernel(
         tl.store(partial + N * K + cols, total, mask=(cols < N) & (pid % across == 0))
 
 
-def _tile(rows: int, cols: int) -> dict[str, int]:
+def _tile(rows: int, cols: int, forward: bool) -> dict[str, Any]:
     """Rows and columns of a program, and its step: the largest tile that still gives every multiprocessor enough."""
+    if forward and cdiv(rows, 128) * cdiv(cols, 64) >= LARGE:
+        width = 64 if cols > 32 else 32
+        return {"SPLIT": False, "BM": 128, "BN": width, "BK": 32, "num_warps": 8, "num_stages": 3, "maxnreg": 128}
     wide = not 0 < cols % 64 <= 32  # else half of a row of tiles would lie outside
     for bm, bn in ((64, 64), (64, 32)) if wide else ((64, 32),):
         if cdiv(rows, bm) * cdiv(cols, bn) >= ENOUGH:
-            return {"BM": bm, "BN": bn, "BK": 16, "num_warps": 2, "num_stages": 3}
-    return {"BM": 32, "BN": 32, "BK": 32, "num_warps": 2, "num_stages": 3}
+            return {"SPLIT": True, "BM": bm, "BN": bn, "BK": 16, "num_warps": 2, "num_stages": 3}
+    return {"SPLIT": True, "BM": 32, "BN": 32, "BK": 32, "num_warps": 2, "num_stages": 3}
 
 
 def _unit(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def _product(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+def _product(x: Tensor, w: Tensor, bias: Tensor | None, *, forward: bool) -> Tensor:
     """(M, K) and (K, N), of any strides -> (M, N)."""
     x = _unit(x)
     rows, inner = x.shape
     cols = w.shape[1]
     y = torch.empty((rows, cols), dtype=x.dtype, device=x.device)
-    tile = _tile(rows, cols)
+    tile = _tile(rows, cols, forward)
     launch(product_kernel, (cdiv(rows, tile["BM"]) * cdiv(cols, tile["BN"]),),
         x, w, y if bias is None else bias, y, rows, cols, inner, x.stride(0), w.stride(1), w.stride(0),
         BIAS=bias is not None, EVEN=inner % tile["BK"] == 0, **tile,
@@ -113,12 +127,12 @@ def _product(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(M, K), (N, K), (N,) -> (M, N)."""
-    return _product(x, weight.t(), bias)
+    return _product(x, weight.t(), bias, forward=True)
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     """(M, N), (N, K) -> (M, K)."""
-    return _product(dy, weight, None)
+    return _product(dy, weight, None, forward=False)
 
 
 def weight_gradient(dy: Tensor, x: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Triton kernels of `rank_product` in fp32, products as three TF32 ones (see `_split_product`).
+"""Triton kernels of `rank_product` in fp32, products as three TF32 ones (the backward's: `_split_product`).
 
 The backward reads the gradient once: a program keeps the weight's sums of one group and BD channels and walks over its
 part of the rows, whose sums over BD channels it writes; the next rows are on their way while it computes. Parts are
@@ -32,7 +32,7 @@ def product_kernel(
     ok_m, ok_d = rows < M, d < D
     a = tl.load(rank + rows[:, None] * sm + k * sk + r[None, :], mask=ok_m[:, None] & (r < R)[None, :], other=0.0)
     b = tl.load(weight + (k * D + d[None, :]) * R + r[:, None], mask=ok_d[None, :] & (r < R)[:, None], other=0.0)
-    y = add_product(a, b, tl.zeros((BM, BD), dtype=tl.float32))
+    y = tl.dot(a, b, input_precision="tf32x3")
     tl.store(out + (rows * K + k)[:, None] * D + d[None, :], y, mask=ok_m[:, None] & ok_d[None, :])
 
 
@@ -84,9 +84,9 @@ def forward(rank: Tensor, weight: Tensor) -> Tensor:
     rows, groups, r = rank.shape
     channels = weight.shape[1]
     out = torch.empty((rows, groups, channels), dtype=rank.dtype, device=rank.device)
-    launch(product_kernel, (cdiv(rows, 64), groups, cdiv(channels, 64)),
+    launch(product_kernel, (cdiv(rows, 64), groups, cdiv(channels, 128)),
         rank, weight, out, rows, groups, channels, r, rank.stride(0), rank.stride(1),
-        BM=64, BD=64, BR=max(16, next_power_of_2(r)), num_warps=2,
+        BM=64, BD=128, BR=max(16, next_power_of_2(r)), num_warps=4,
     )  # fmt: skip
     return out
 

@@ -133,9 +133,7 @@ def delta_case(
 
 
 DELTA_VARIANTS: dict[str, dict[str, Any]] = {  # a name's second word -> other constants of the launches
-    "otherwise": {"heads_first": True, "keep": True, "local_in_walk": True, "fused": True},
-    "fused": {"fused": True},
-    "kept": {"keep": True},
+    "again": {"keep": False},
 }
 
 
@@ -151,10 +149,10 @@ def run_delta() -> dict[str, Any]:
         "alike": delta_case(1, 64, 1, 8, 8, alike=0.95),
         "empty-segments": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
         "fp16": delta_case(1, 70, 2, 16, 16, torch.float16),  # the interpreter has no matrix products of bf16
-        "T130-B2-H2 otherwise": delta_case(2, 130, 2, 20, 36),
-        "T64 fused": delta_case(1, 64, 1, 16, 70, state=False),
-        "T70 kept": delta_case(1, 70, 2, 8, 8),
-        "empty-segments otherwise": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
+        "T64-V70": delta_case(1, 64, 1, 16, 70, state=False),
+        "K140-V20": delta_case(1, 66, 1, 140, 20),
+        "T130-B2-H2 again": delta_case(2, 130, 2, 20, 36),
+        "empty-segments again": delta_case(1, 140, 1, 8, 8, cu=(0, 0, 3, 3, 70, 139, 140, 140)),
     }
     if DEVICE == "cuda":
         for variant in DELTA_VARIANTS:

@@ -147,8 +147,8 @@ def test_segment_bounds_are_checked():
         delta_rule(**inputs(B=1), cu_seqlens=torch.tensor([0, 4, 8]))
 
 
-CASES = ("T1", "T64", "T130-B2-H2", "K80-V72", "alike", "empty-segments", "fp16", "opcheck")
-VARIANTS = ("T130-B2-H2 otherwise", "T64 fused", "T70 kept", "empty-segments otherwise")
+CASES = ("T1", "T64", "T64-V70", "T130-B2-H2", "K80-V72", "K140-V20", "alike", "empty-segments", "fp16", "opcheck")
+VARIANTS = ("T130-B2-H2 again", "empty-segments again")
 
 
 @pytest.mark.parametrize("case", CASES + VARIANTS)

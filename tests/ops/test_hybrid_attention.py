@@ -145,9 +145,9 @@ q, k, v = torch.randn(2, 6, 1, 16), torch.randn(2, 3, 700, 16), torch.randn(2, 3
 want = hybrid_attention(q, k, v, backend="torch")
 errors = {}
 usual = launches.TUNING
-for programs, at_once in ((1, False), (8, False), (64, False), (20, True), (64, True)):  # 1, 2, 6 or 8, 3, 5 pieces
-    launches.TUNING = usual._replace(programs=programs, at_once=at_once)
-    errors[f"{programs} {at_once}"] = float((hybrid_attention(q, k, v, backend="triton") - want).abs().max())
+for programs in (1, 12, 20, 64):  # 1, 2, 3 and 4 pieces
+    launches.TUNING = usual._replace(programs=programs)
+    errors[f"programs {programs}"] = float((hybrid_attention(q, k, v, backend="triton") - want).abs().max())
 strided = torch.randn(2, 700, 3, 16).transpose(1, 2)
 errors["strided"] = float((hybrid_attention(q, strided[:, :, :650], v[:, :, :650], backend="triton")
     - hybrid_attention(q, strided[:, :, :650], v[:, :, :650], backend="torch")).abs().max())

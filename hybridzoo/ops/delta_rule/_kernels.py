@@ -16,17 +16,13 @@ def dot(a, b):
 
 
 @triton.jit
-def whose(heads, BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr):
-    """Block of channels, chunk and head of a program of a launch of BLOCKS * heads * chunks."""
+def whose(heads, BLOCKS: tl.constexpr):
+    """Block of channels, chunk and head of a program of a launch of BLOCKS * heads * chunks.
+
+    Programs side by side work on the heads of a chunk, whose rows lie side by side.
+    """
     number = tl.program_id(0) // BLOCKS
-    if HEADS_FIRST:
-        chunk = number // heads
-        head = number % heads
-    else:
-        chunks = tl.num_programs(0) // (BLOCKS * heads)
-        chunk = number % chunks
-        head = number // chunks
-    return tl.program_id(0) % BLOCKS, chunk, head
+    return tl.program_id(0) % BLOCKS, number // heads, number % heads
 
 
 @triton.jit
@@ -97,13 +93,12 @@ def transform_kernel(
     k, v, beta, inverse, w, u, bounds, firsts, S, T, PER_ROW, heads, K, V,
     INVERT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
-    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """W = X diag(beta) K and U = X diag(beta) V with X = (I + tril(diag(beta) K K^T, -1))^-1.
 
     INVERT computes X (and writes it to `inverse` if KEEP), else it is read from there.
     """
-    _, chunk, head = whose(heads, 1, HEADS_FIRST)
+    _, chunk, head = whose(heads, 1)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
@@ -176,11 +171,10 @@ def state_kernel(
 @triton.jit
 def output_kernel(
     q, k, states, written, o, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr,
-    BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """O = scale (Q S + tril(Q K^T) V') of one block of value channels."""
-    block, chunk, head = whose(heads, BLOCKS, HEADS_FIRST)
+    block, chunk, head = whose(heads, BLOCKS)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return

@@ -1,4 +1,4 @@
-"""Triton kernels of `delta_rule`, backward. W, U, the states and V' are computed again; X is kept from the forward.
+"""Triton kernels of `delta_rule`, backward. X, W, the states and V' come from the forward.
 
 With P = scale tril(Q K^T), dS the gradient of the state after a chunk, dO of the output:
 
@@ -20,10 +20,9 @@ from hybridzoo.ops.delta_rule._kernels import dot, load_tile, place, store_tile,
 def local_kernel(
     q, k, grad_o, grad_written, bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
-    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """P^T dO, the part of dV' that stays in its chunk."""
-    _, chunk, head = whose(heads, 1, HEADS_FIRST)
+    """P^T dO, the part of dV' that stays in its chunk, where the walk has no room for it."""
+    _, chunk, head = whose(heads, 1)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
@@ -48,7 +47,10 @@ def state_backward_kernel(
     bounds, firsts, T, PER_ROW, heads, K, V, scale,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, LOCAL: tl.constexpr,
 ):  # fmt: skip
-    """Walks a segment backwards: completes dV' in place and keeps the gradient of the state after each chunk."""
+    """Walks a segment backwards: dV', and the gradient of the state after each chunk.
+
+    LOCAL computes P^T dO, else `grad_written` holds it and dV' is completed in place.
+    """
     segment = tl.program_id(1) // heads
     head = tl.program_id(1) % heads
     if bounds is None:
@@ -96,11 +98,10 @@ def state_backward_kernel(
 def inner_backward_kernel(
     q, k, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_w,
     bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
-    BLOCKS: tl.constexpr, HEADS_FIRST: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """dQ, dW, and dK but for its part through W and U, of one block of key channels."""
-    block, chunk, head = whose(heads, BLOCKS, HEADS_FIRST)
+    block, chunk, head = whose(heads, BLOCKS)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
@@ -140,10 +141,9 @@ def transform_backward_kernel(
     k, v, beta, inverse, grad_w, grad_written, inner_k, grad_k, grad_v, grad_beta,
     bounds, firsts, S, T, PER_ROW, heads, K, V,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NK: tl.constexpr, NV: tl.constexpr,
-    HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """dV, dbeta, and dK: `inner_k` and the part through W and U."""
-    _, chunk, head = whose(heads, 1, HEADS_FIRST)
+    _, chunk, head = whose(heads, 1)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return
@@ -199,14 +199,14 @@ def load_turned(states, number, e, d, K, V):
 def chunk_backward_kernel(
     q, k, v, beta, inverse, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_v, grad_beta,
     bounds, firsts, S, T, PER_ROW, heads, K, V, scale,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr, HEADS_FIRST: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
 ):  # fmt: skip
     """`inner_backward_kernel` and `transform_backward_kernel` in one: dW and a part of dK stay in registers.
 
     A program has every key channel, BK of them. With G = dW K^T + dV' V^T, X's gradient is G diag(beta), and the part
     of dbeta through W and U the column sums of X * G: matrices of channels are operands of products only.
     """
-    _, chunk, head = whose(heads, 1, HEADS_FIRST)
+    _, chunk, head = whose(heads, 1)
     start, left = place(chunk, bounds, firsts, S, T, PER_ROW, C)
     if left <= 0:
         return

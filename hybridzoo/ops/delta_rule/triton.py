@@ -1,4 +1,8 @@
-"""Launches of the Triton kernels of `delta_rule`: three forward, two to six backward, whatever the length."""
+"""Launches of the Triton kernels of `delta_rule`: three forward, two to six backward, whatever the length.
+
+Backward: a walk over the chunks and one kernel for all the rest. Keys that are too wide for those have more kernels
+(`_TWO`, `_LOCAL`), and without `Tuning.keep` two of the forward run again.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ C = 64
 _FULL = 128
 """Programs that fill the device but for a few of the 132 multiprocessors of an H100."""
 
+_TWO, _LOCAL = 256, 512
+"""Bytes of a key. With more, what follows the walk back is two kernels, and the local part of dV' one before it."""
+
 
 class Tuning(NamedTuple):
     """Constants that decide speed and memory only."""
@@ -25,21 +32,11 @@ class Tuning(NamedTuple):
     walk_values: int = 64  # value channels of a program that walks a segment, at most
     walk_stages: int = 3  # chunks whose loads are on their way there, at most
     walk_stages_shared: int = 2  # the same where there are more programs than multiprocessors: two fit into one then
-    walk_values_back: int = 64
     walk_stages_back: int = 2
-    walk_stages_back_shared: int = 2
-    walk_warps_back: int = 4
+    walk_stages_back_shared: int = 1
     output_values: int = 128  # value channels of a program of the output
-    output_warps: int = 4
-    output_stages: int = 3
-    heads_first: bool = False  # programs side by side work on the heads of a chunk, not on the chunks of a head
-    keep: bool = False  # W, states and V' for the backward instead of computing them again: memory for time
-    local_in_walk: bool = False  # the walk back computes the part of dV' that stays in its chunk
-    inner_stages: int = 3  # of the first of the two kernels after the walk back
-    fused: bool = False  # after the walk back one kernel instead of two, where a program holds every key channel
-    fused_values: int = 64  # value channels at a time there
-    fused_warps: int = 4
-    fused_stages: int = 1
+    chunk_stages: int = 2  # of the kernel after the walk back
+    keep: bool = True  # W, states and V' for the backward instead of computing them again: memory for time
 
 
 TUNING = Tuning()
@@ -82,11 +79,11 @@ def shape_of(k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> Shape:
 def _constants(shape: Shape) -> dict[str, Any]:
     # Blocks of 64 even for fewer channels: with 16 by 16 products in 16 bits, Triton 3.6 has computed wrong states.
     blocks = {"BK": 64, "BV": 64, "NK": cdiv(shape.keys, 64), "NV": cdiv(shape.values, 64)}
-    return {"C": C, **blocks, "HEADS_FIRST": TUNING.heads_first}
+    return {"C": C, **blocks}
 
 
 def _pick(constants: dict[str, Any], *names: str, **others: Any) -> dict[str, Any]:
-    return {name: constants[name] for name in ("C", *names, "HEADS_FIRST")} | others
+    return {name: constants[name] for name in ("C", *names)} | others
 
 
 def _walk(k: Tensor, shape: Shape, back: bool = False) -> tuple[tuple[int, int], dict[str, Any]]:
@@ -96,21 +93,18 @@ def _walk(k: Tensor, shape: Shape, back: bool = False) -> tuple[tuple[int, int],
     stay efficient, and loads run ahead as far as shared memory holds them.
     """
     keys = max(64, next_power_of_2(shape.keys))
-    most = TUNING.walk_values_back if back else TUNING.walk_values
-    values = most if keys <= 128 else 32
+    values = TUNING.walk_values if keys <= 128 else 32
     chains = shape.segments * shape.heads
     while values > 32 and chains * cdiv(shape.values, values) < _FULL:
         values //= 2
-    stage = C * (2 * keys + values) * k.element_size()
+    stage = C * ((3 if back else 2) * keys + values) * k.element_size()
     blocks = cdiv(shape.values, values)
     if chains * blocks > _FULL:
         stages = TUNING.walk_stages_back_shared if back else TUNING.walk_stages_shared
     else:
         stages = TUNING.walk_stages_back if back else TUNING.walk_stages
-    found = {"C": C, "BK": keys, "BV": values, "num_stages": max(1, min(stages, 150_000 // stage))}
-    if back:
-        found |= {"LOCAL": TUNING.local_in_walk, "num_warps": TUNING.walk_warps_back}
-    return (blocks, chains), found
+    room = 210_000 if back else 150_000
+    return (blocks, chains), {"C": C, "BK": keys, "BV": values, "num_stages": max(1, min(stages, room // stage))}
 
 
 def _transform(k: Tensor, v: Tensor, beta: Tensor, inverse: Tensor, shape: Shape, *, invert: bool, keep: bool):
@@ -163,7 +157,6 @@ def delta_rule_forward(
     blocks = cdiv(shape.values, block)
     launch(forward_kernels.output_kernel, (blocks * shape.chunks * shape.heads,),
         q, k, states, written, out, shape.bounds, shape.firsts, *shape.numbers, scale,
-        num_warps=TUNING.output_warps, num_stages=TUNING.output_stages,
         **_pick(constants, "BK", "NK", BV=block, BLOCKS=blocks),
     )  # fmt: skip
     if keep and TUNING.keep:
@@ -187,7 +180,8 @@ def delta_rule_backward(
         states, written = _states(k, w, u, initial, None, shape)
         del u
     grad_written = torch.empty_like(v)
-    if not TUNING.local_in_walk:
+    width = shape.keys * k.element_size()
+    if width > _LOCAL:
         launch(backward_kernels.local_kernel, (shape.chunks * shape.heads,),
             q, k, grad_o, grad_written, *tables, *shape.numbers, scale, **everything,
         )  # fmt: skip
@@ -196,21 +190,21 @@ def delta_rule_backward(
     grad_initial = None if initial is None else torch.empty_like(initial)
     launch(backward_kernels.state_backward_kernel, grid,
         q, k, w, grad_o, grad_final, grad_initial, grad_states, grad_written, *tables, *shape.numbers[1:], scale,
-        **blocks,
+        **blocks, LOCAL=width <= _LOCAL,
     )  # fmt: skip
     del w
     grad_q, grad_k, grad_v, grad_beta = (torch.empty_like(x) for x in (q, k, v, beta))
-    if TUNING.fused and shape.keys * k.element_size() <= 256:
+    if width <= _TWO:
         launch(backward_kernels.chunk_backward_kernel, (shape.chunks * shape.heads,),
             q, k, v, beta, inverse, states, written, grad_o, grad_states, grad_written, grad_q, grad_k, grad_v,
-            grad_beta, *tables, *shape.numbers, scale, num_warps=TUNING.fused_warps, num_stages=TUNING.fused_stages,
-            **_pick(constants, BK=blocks["BK"], BV=TUNING.fused_values, NV=cdiv(shape.values, TUNING.fused_values)),
+            grad_beta, *tables, *shape.numbers, scale, num_stages=TUNING.chunk_stages,
+            **_pick(constants, "BV", "NV", BK=blocks["BK"]),
         )  # fmt: skip
         return grad_q, grad_k, grad_v, grad_beta, grad_initial
     inner_k, grad_w = torch.empty_like(k), torch.empty_like(k)
     launch(backward_kernels.inner_backward_kernel, (constants["NK"] * shape.chunks * shape.heads,),
         q, k, states, written, grad_o, grad_states, grad_written, grad_q, inner_k, grad_w,
-        *tables, *shape.numbers, scale, num_stages=TUNING.inner_stages,
+        *tables, *shape.numbers, scale, num_stages=1,
         **_pick(constants, "BK", "BV", "NV", BLOCKS=constants["NK"]),
     )  # fmt: skip
     launch(backward_kernels.transform_backward_kernel, (shape.chunks * shape.heads,),

@@ -20,8 +20,7 @@ class Tuning(NamedTuple):
 
     block: int = 64  # slots a program reads at a time
     stages: int = 3  # blocks on their way or in use
-    programs: int = 4  # wanted of a multiprocessor
-    at_once: bool = False  # at most so many programs: all run at once, though some places stay free; else at least
+    programs: int = 4  # of a multiprocessor at most: all run at once
 
 
 TUNING = Tuning()
@@ -120,10 +119,8 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float) 
 
 
 def _splits(q: Tensor, pairs: int, slots: int) -> int:
-    """Pieces of a row that fill the device, of at least two blocks each."""
+    """Pieces of a row that fill the device but queue nowhere, of at least two blocks each."""
     processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
     programs = processors * TUNING.programs
     blocks = max(1, slots // (2 * TUNING.block))
-    if TUNING.at_once:
-        return max(1, min(programs // pairs, blocks, 128))
-    return min(next_power_of_2(cdiv(programs, pairs)), next_power_of_2(blocks), 128)
+    return max(1, min(programs // pairs, blocks, 128))

@@ -157,7 +157,8 @@ def _run_triton(
 
     floats = (q, k, v, beta, initial_state)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in floats)
-    return delta_rule_triton(q, k, v, beta, scale, initial_state, cu_seqlens, keep)[:2]
+    out, final, *_ = delta_rule_triton(q, k, v, beta, scale, initial_state, cu_seqlens, keep)
+    return out, final
 
 
 def _triton_supports(call: Call) -> str | None:

@@ -160,12 +160,11 @@ class MultiScaleConv(nn.Module):
         """
         fits = exporting() and not self.any_length  # checked; a minimum would split the graph
         taps = length if fits else min(length, self.max_length)
-        key = None
-        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        key, traced = None, torch.compiler.is_compiling()
+        if not (self.training or torch.is_grad_enabled() or traced):
             key = versions(self, taps, min(length - 1, self.max_length))
             if key is not None and self._kept is not None and self._kept[0] == key:
                 return self._kept[1]
-        traced = torch.compiler.is_compiling()
         whole = self._whole(self.kernel_norm, None if traced or exporting() else taps)
         if exporting():  # a slice would fix whether the sequence is as long as the kernel
             whole = whole.index_select(2, torch.arange(taps, device=whole.device))

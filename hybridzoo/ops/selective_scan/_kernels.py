@@ -3,7 +3,7 @@
 A program (one warp) owns BD channels and all their states in one segment and walks its steps; nothing is scanned
 associatively (that costs 3 times the instructions). Where batch x channels give too few programs, the sequence is cut
 into chunks: end state of each chunk from zero, then the states at the chunk starts (the decay of a chunk is
-exp(A sum delta)), then the output. The states at chunk starts are all that the backward needs.
+exp(A sum delta)), then the output. For the backward it keeps a state every few steps.
 
 The loops are over a few steps at a time, all loads of which come first as whole tiles: with the stages of `tl.range`
 they are then copied into shared memory while earlier steps compute. The compiler moves loads into registers down to

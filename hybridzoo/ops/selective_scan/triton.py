@@ -25,7 +25,7 @@ class Backward(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Constants that decide speed only; `hybridzoo bench ops` sweeps them."""
+    """Constants that decide speed and memory only."""
 
     chunk_training: int = 64
     chunk_inference: int = 128

@@ -77,7 +77,7 @@ def scan_2d_op(
     softplus: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The sum over the scans (B, L, D), and their states at chunk starts if `keep`."""
+    """The sum over the scans (B, L, D), and a state of each every few steps if `keep`."""
     return _forward(u, dt, A, B, C, D, dt_bias, paths, softplus, keep)
 
 
